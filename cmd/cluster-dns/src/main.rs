@@ -1,0 +1,3 @@
+//! The cluster-dns binary: flags to configuration to run.
+
+fn main() {}

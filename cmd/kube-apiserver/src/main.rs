@@ -1,0 +1,3 @@
+//! The kube-apiserver binary: flags to configuration to run.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The kube-controller-manager binary: flags to configuration to run.
+
+fn main() {}

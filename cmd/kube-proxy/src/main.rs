@@ -1,0 +1,3 @@
+//! The kube-proxy binary: flags to configuration to run.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The kube-scheduler binary: flags to configuration to run.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The kubelet binary: flags to configuration to run.
+
+fn main() {}

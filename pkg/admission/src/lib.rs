@@ -1,0 +1,1 @@
+//! The ordered admission chain and its built-in plugins.

@@ -1,0 +1,21 @@
+//! Objects without knowledge of any kind.
+//!
+//! Everything here works on the dynamic tree ([`Value`]) and a [`schema::Schema`]; nothing knows what a Pod is,
+//! and nothing does I/O, reads a clock or speaks HTTP. Built-in kinds (crate `apis`) and custom resources hand in
+//! [`descriptor::ResourceDescriptor`]s and differ in nothing else.
+//!
+//! Where to start: [`descriptor`] (what a resource is), [`schema`] (what an object looks like),
+//! [`status`] (how every failure reaches a client).
+
+pub mod descriptor;
+pub mod meta;
+pub mod schema;
+pub mod status;
+pub mod strategy;
+pub mod table;
+pub mod validation;
+
+/// The dynamic object tree. Maps are sorted by key, which equals the order Go prints maps in.
+pub use serde_json::Value;
+/// A JSON object of the dynamic tree.
+pub type Map = serde_json::Map<String, Value>;

@@ -1,0 +1,1 @@
+//! The built-in kinds: descriptors, schemas, defaulting, validation, conversion, table columns.

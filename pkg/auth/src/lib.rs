@@ -1,0 +1,1 @@
+//! Authenticators and authorizers: client certificates, tokens, RBAC, Node.

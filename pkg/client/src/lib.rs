@@ -1,0 +1,1 @@
+//! Informers, work queues, leader election and event recording on kube's client.

@@ -1,0 +1,1 @@
+//! Assembles storage, authentication, admission, resources and server into one API server.

@@ -1,0 +1,1 @@
+//! What is special about single resources: strategies with effects and subresources.

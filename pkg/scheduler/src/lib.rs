@@ -1,0 +1,1 @@
+//! The scheduler: framework, plugins, queue and node snapshot.

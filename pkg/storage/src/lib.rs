@@ -1,0 +1,207 @@
+//! The versioned store.
+//!
+//! One [`Storage`] contract at etcd's semantics, several engines: `embedded` (one server, one directory) and crate
+//! `storage-etcd`. The `contract` suite says what an engine must do and runs against each of them.
+//!
+//! Invariants: revisions only grow, every successful write transaction gets exactly one, and all its keys share it.
+//! A write is acknowledged only when it is durable. Keys are text (`/registry/...`), values are opaque bytes.
+
+use std::fmt;
+use std::pin::Pin;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::Stream;
+
+/// The store's logical clock; 0 is before every write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Revision(pub i64);
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A key with its value at some revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyValue {
+    /// The key.
+    pub key: String,
+    /// The value.
+    pub value: Bytes,
+    /// Revision of the key's creation.
+    pub create_revision: Revision,
+    /// Revision of the key's last change.
+    pub mod_revision: Revision,
+}
+
+/// What a range read asks for.
+#[derive(Debug, Clone, Default)]
+pub struct RangeRequest {
+    /// First key, inclusive.
+    pub start: String,
+    /// End, exclusive; see [`prefix_end`].
+    pub end: String,
+    /// At most this many keys; 0 is no limit.
+    pub limit: usize,
+    /// Read as of this revision; `None` reads the latest, linearizably.
+    pub revision: Option<Revision>,
+}
+
+/// What a range read found.
+#[derive(Debug, Clone, Default)]
+pub struct RangeResponse {
+    /// Keys in order.
+    pub kvs: Vec<KeyValue>,
+    /// How many keys the range holds in all at that revision, regardless of the limit.
+    pub count: usize,
+    /// The store's revision when it answered.
+    pub revision: Revision,
+}
+
+/// A condition of a transaction: the key's modification revision, 0 for "does not exist".
+#[derive(Debug, Clone)]
+pub struct Compare {
+    /// The key.
+    pub key: String,
+    /// The modification revision it must have.
+    pub mod_revision: Revision,
+}
+
+/// A write in a transaction.
+#[derive(Debug, Clone)]
+pub enum Op {
+    /// Sets a key.
+    Put {
+        /// The key.
+        key: String,
+        /// The value.
+        value: Bytes,
+        /// The lease that removes it, if any.
+        lease: Option<LeaseId>,
+    },
+    /// Removes a key; removing what is not there is no change.
+    Delete {
+        /// The key.
+        key: String,
+    },
+}
+
+/// What a transaction did.
+#[derive(Debug, Clone)]
+pub struct TxnResponse {
+    /// All conditions held and the writes were made.
+    pub succeeded: bool,
+    /// The store's revision after it.
+    pub revision: Revision,
+    /// When it failed: the current state of the keys compared, in their order.
+    pub current: Vec<Option<KeyValue>>,
+}
+
+/// A lease; keys put under it vanish when it expires.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LeaseId(pub i64);
+
+/// One change, in a watch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// The key after the change; for a delete its value is empty and `mod_revision` is the delete's.
+    pub kv: KeyValue,
+    /// The key before the change, `None` for a creation.
+    pub prev: Option<KeyValue>,
+    /// The key was removed.
+    pub deleted: bool,
+}
+
+/// What a watch delivers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WatchMessage {
+    /// Changes in revision order; those of one revision are never split over two messages.
+    Events(Vec<Event>),
+    /// Everything up to this revision has been delivered.
+    Progress(Revision),
+}
+
+/// A watch. It ends after its first error, [`Error::Compacted`] when its start is gone, or when the engine closes.
+pub type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchMessage, Error>> + Send>>;
+
+/// Why a storage operation failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// The revision asked for is gone.
+    #[error("required revision has been compacted (compacted at {compacted})")]
+    Compacted {
+        /// The oldest revision gone.
+        compacted: Revision,
+    },
+    /// The revision asked for has not happened yet.
+    #[error("required revision {requested} is a future revision (current is {current})")]
+    Future {
+        /// What was asked for.
+        requested: Revision,
+        /// What is.
+        current: Revision,
+    },
+    /// No such lease.
+    #[error("requested lease not found")]
+    LeaseNotFound,
+    /// The store cannot be reached or does not answer in time; the write may or may not have happened.
+    #[error("storage is unavailable: {0}")]
+    Unavailable(String),
+    /// The store takes no more data.
+    #[error("storage has no space left: {0}")]
+    NoSpace(String),
+    /// What is on disk cannot be understood; nothing was overwritten.
+    #[error("storage is corrupt: {0}")]
+    Corrupt(String),
+    /// The engine has been closed.
+    #[error("storage is closed")]
+    Closed,
+}
+
+/// The storage contract. Engines are shared as `Arc<dyn Storage>`.
+#[async_trait]
+pub trait Storage: Send + Sync + 'static {
+    /// The latest revision, linearizably: not older than any write acknowledged before the call.
+    async fn current_revision(&self) -> Result<Revision, Error>;
+
+    /// Keys of a range, latest or as of a revision.
+    async fn range(&self, request: RangeRequest) -> Result<RangeResponse, Error>;
+
+    /// One key, latest, linearizably.
+    async fn get(&self, key: &str) -> Result<Option<KeyValue>, Error> {
+        let request =
+            RangeRequest { start: key.to_owned(), end: format!("{key}\0"), limit: 1, revision: None };
+        Ok(self.range(request).await?.kvs.into_iter().next())
+    }
+
+    /// Checks all conditions and makes all writes, or none.
+    async fn txn(&self, compares: Vec<Compare>, ops: Vec<Op>) -> Result<TxnResponse, Error>;
+
+    /// Changes of keys starting with `prefix`, from `start` on (inclusive). Engines send [`WatchMessage::Progress`]
+    /// at least every few seconds while idle, and soon after [`Storage::request_progress`].
+    async fn watch(&self, prefix: &str, start: Revision) -> Result<WatchStream, Error>;
+
+    /// Asks for a [`WatchMessage::Progress`] on every watch of this engine.
+    async fn request_progress(&self) -> Result<(), Error>;
+
+    /// A lease that expires after `ttl_seconds` and is not renewed.
+    async fn grant_lease(&self, ttl_seconds: i64) -> Result<LeaseId, Error>;
+
+    /// Forgets the history up to and including a revision; reads and watches before it fail with [`Error::Compacted`].
+    async fn compact(&self, revision: Revision) -> Result<(), Error>;
+}
+
+/// The exclusive end of the range of all keys that start with `prefix`.
+pub fn prefix_end(prefix: &str) -> String {
+    // Keys are ASCII paths, so the last byte can be counted up; `/` becomes `0`.
+    let mut bytes = prefix.as_bytes().to_vec();
+    while let Some(last) = bytes.pop() {
+        if last < 0x7f {
+            bytes.push(last + 1);
+            break;
+        }
+    }
+    String::from_utf8(bytes).unwrap_or_default()
+}

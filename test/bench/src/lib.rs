@@ -1,0 +1,1 @@
+//! Benchmarks of the running cluster and of hot paths.

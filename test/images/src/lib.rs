@@ -1,0 +1,1 @@
+//! Sources of the test images and the OCI archives made of them.

@@ -1,0 +1,1 @@
+//! Integration tests: the API server in this process, no nodes.
