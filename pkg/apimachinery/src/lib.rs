@@ -8,7 +8,9 @@
 //! [`status`] (how every failure reaches a client).
 
 pub mod descriptor;
+pub mod managedfields;
 pub mod meta;
+pub mod patch;
 pub mod schema;
 pub mod status;
 pub mod strategy;
