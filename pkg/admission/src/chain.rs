@@ -1,0 +1,97 @@
+//! The chain: which plugins run, and in what order.
+
+use std::sync::Arc;
+
+use apimachinery::status::Status;
+
+use crate::{AdmissionRequest, Notes, Plugin};
+
+/// Every plugin of v1.36 in the order they run, with whether it is on by default.
+pub const ORDER: [(&str, bool); 37] = [
+    ("AlwaysAdmit", false),
+    ("NamespaceAutoProvision", false),
+    ("NamespaceLifecycle", true),
+    ("NamespaceExists", false),
+    ("LimitPodHardAntiAffinityTopology", false),
+    ("LimitRanger", true),
+    ("ServiceAccount", true),
+    ("NodeRestriction", false),
+    ("TaintNodesByCondition", true),
+    ("AlwaysPullImages", false),
+    ("ImagePolicyWebhook", false),
+    ("PodSecurity", true),
+    ("PodNodeSelector", false),
+    ("Priority", true),
+    ("DefaultTolerationSeconds", true),
+    ("PodTolerationRestriction", false),
+    ("EventRateLimit", false),
+    ("ExtendedResourceToleration", false),
+    ("DefaultStorageClass", true),
+    ("StorageObjectInUseProtection", true),
+    ("OwnerReferencesPermissionEnforcement", false),
+    ("PersistentVolumeClaimResize", true),
+    ("RuntimeClass", true),
+    ("CertificateApproval", true),
+    ("CertificateSigning", true),
+    ("ClusterTrustBundleAttest", true),
+    ("CertificateSubjectRestriction", true),
+    ("DefaultIngressClass", true),
+    ("PodTopologyLabels", true),
+    ("NodeDeclaredFeatureValidator", false),
+    ("DenyServiceExternalIPs", false),
+    ("MutatingAdmissionPolicy", true),
+    ("MutatingAdmissionWebhook", true),
+    ("ValidatingAdmissionPolicy", true),
+    ("ValidatingAdmissionWebhook", true),
+    ("ResourceQuota", true),
+    ("AlwaysDeny", false),
+];
+
+/// Why a chain cannot be made from the flags.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// No such plugin.
+    #[error("admission-control plugin {0:?} is unknown")]
+    Unknown(String),
+    /// A plugin of upstream that does not exist here.
+    #[error("admission-control plugin {0:?} is not implemented by this server")]
+    NotImplemented(String),
+    /// Both enabled and disabled.
+    #[error("{0:?} in enable-admission-plugins and disable-admission-plugins overlapped")]
+    Overlap(String),
+}
+
+/// The plugins that run, in order.
+#[derive(Default, Clone)]
+pub struct Chain {
+    plugins: Vec<Arc<dyn Plugin>>,
+}
+
+impl Chain {
+    /// A chain of these plugins in this order.
+    pub fn new(plugins: Vec<Arc<dyn Plugin>>) -> Self {
+        Self { plugins }
+    }
+
+    /// Names of the plugins, in order.
+    pub fn names(&self) -> Vec<&'static str> {
+        self.plugins.iter().map(|p| p.name()).collect()
+    }
+
+    /// The mutating phase: changes `request.object` or refuses.
+    pub async fn admit(&self, request: &mut AdmissionRequest<'_>, notes: &mut Notes) -> Result<(), Status> {
+        let operation = request.operation;
+        for plugin in self.plugins.iter().filter(|p| p.handles(operation)) {
+            plugin.admit(request, notes).await?;
+        }
+        Ok(())
+    }
+
+    /// The validating phase: refuses or not.
+    pub async fn validate(&self, request: &AdmissionRequest<'_>, notes: &mut Notes) -> Result<(), Status> {
+        for plugin in self.plugins.iter().filter(|p| p.handles(request.operation)) {
+            plugin.validate(request, notes).await?;
+        }
+        Ok(())
+    }
+}
