@@ -8,6 +8,7 @@
 //! [`status`] (how every failure reaches a client).
 
 pub mod descriptor;
+pub mod protobuf;
 pub mod managedfields;
 pub mod meta;
 pub mod patch;

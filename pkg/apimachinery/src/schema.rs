@@ -5,8 +5,10 @@
 //! resource has its own. Recursive types (JSONSchemaProps) are why nodes refer to each other by index.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 use crate::Value;
+use crate::protobuf::WireTables;
 
 /// Index of a node in its [`Schema`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -16,6 +18,8 @@ pub struct NodeId(pub u32);
 #[derive(Debug, Default)]
 pub struct Schema {
     nodes: Vec<Node>,
+    /// Fields by protobuf number, made on first use.
+    wire: OnceLock<WireTables>,
 }
 
 /// One type.
@@ -25,6 +29,33 @@ pub struct Node {
     pub name: Box<str>,
     /// What it is.
     pub kind: NodeKind,
+    /// Its protobuf form where that is special.
+    pub proto: ProtoForm,
+}
+
+impl Node {
+    /// A type with the usual protobuf form; an empty name for an anonymous one.
+    pub fn new(name: impl Into<Box<str>>, kind: NodeKind) -> Self {
+        Self { name: name.into(), kind, proto: ProtoForm::Plain }
+    }
+}
+
+impl Field {
+    /// An optional field of a type, without default, patch rules and protobuf number.
+    pub fn new(node: NodeId) -> Self {
+        Self {
+            node,
+            required: false,
+            default: None,
+            pointer: false,
+            always: false,
+            nullable: false,
+            patch_strategy: PatchStrategy::Default,
+            patch_merge_key: "".into(),
+            proto: 0,
+            proto_inline: [0; 2],
+        }
+    }
 }
 
 /// What a type is.
@@ -58,23 +89,53 @@ pub struct ObjectType {
     pub preserve_unknown: bool,
 }
 
-/// One field of an object type.
+/// One field of an object type. Make one with [`Field::new`] and struct update syntax.
 #[derive(Debug, Clone)]
 pub struct Field {
     /// Its type.
     pub node: NodeId,
-    /// Listed in OpenAPI `required`. Go prints such a field even when it is empty (no `omitempty`).
+    /// Listed in OpenAPI `required`.
     pub required: bool,
-    /// Schema default, applied where the field is absent.
+    /// Schema default, applied where the field is absent (or holds its zero value and is no pointer).
     pub default: Option<Box<Value>>,
-    /// The Go field is a pointer: an explicit zero (`0`, `false`, `""`) survives normalising.
+    /// The Go field is a pointer: an explicit zero (`0`, `false`, `""`, `{}`) is a value and survives normalising, and
+    /// its absence is `null`. Fields of custom resources are all pointers in this sense.
     pub pointer: bool,
+    /// Go prints the field even when nobody set it: it has no `omitempty`, or it is a struct (not a pointer) without
+    /// `omitzero`, as most `spec`, `status`, `metadata`, `resources`, `strategy` (then `{}`) and as non-pointer times
+    /// (then `null`). What is printed follows from the type: `""`, `0`, `false`, `null` for lists, maps, bytes, times
+    /// and pointers, the empty struct with its own always printed fields for structs.
+    pub always: bool,
+    /// `null` is a value of its own and is kept (custom resources); else `null` is absence.
+    pub nullable: bool,
     /// `x-kubernetes-patch-strategy`, for strategic merge.
     pub patch_strategy: PatchStrategy,
     /// `x-kubernetes-patch-merge-key`, for strategic merge of lists of objects; empty for lists of scalars.
     pub patch_merge_key: Box<str>,
-    /// Protobuf field number, 0 where the type has no protobuf form.
+    /// Protobuf field number, 0 where the field has no protobuf form (`apiVersion` and `kind` of top-level kinds live
+    /// in the envelope).
     pub proto: u32,
+    /// Numbers of the embedded messages that JSON flattens, outermost first, 0 where there is none: `hostPath` of a
+    /// Volume is field 3 of the VolumeSource that is field 2 of the Volume, so `proto` is 3 and this is `[2, 0]`.
+    pub proto_inline: [u32; 2],
+}
+
+/// Where the protobuf form of a type differs from what its kind says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ProtoForm {
+    /// The usual one: objects are messages, lists repeat their field, maps repeat entries, [`NodeKind::Raw`] is a
+    /// message with the JSON text in field 1 (RawExtension, JSON, FieldsV1), scalars as [`Scalar`] says.
+    #[default]
+    Plain,
+    /// A list in a message of its own, items in field 1 (ExtraValue, Verbs).
+    Wrapped,
+    /// One of two by the JSON's shape (`JSONSchemaPropsOrArray` and its kin). The node's kind is [`NodeKind::Raw`].
+    Union {
+        /// Field number and type taken by a JSON object.
+        object: (u32, NodeId),
+        /// Field number and type taken by anything else.
+        other: (u32, NodeId),
+    },
 }
 
 /// `x-kubernetes-patch-strategy`.
@@ -160,6 +221,7 @@ impl Schema {
     /// # Panics
     /// Past `u32::MAX` nodes, which no input can reach: every node is made from at least one byte of a bounded body.
     pub fn push(&mut self, node: Node) -> NodeId {
+        self.wire.take();
         let id = u32::try_from(self.nodes.len()).expect("fewer than 2^32 schema nodes");
         self.nodes.push(node);
         NodeId(id)
@@ -172,7 +234,13 @@ impl Schema {
 
     /// The node of an id of this arena, to fill in a type that was declared before it was known.
     pub fn node_mut(&mut self, id: NodeId) -> &mut Node {
+        self.wire.take();
         &mut self.nodes[id.0 as usize]
+    }
+
+    /// Fields by protobuf number.
+    pub(crate) fn wire(&self) -> &WireTables {
+        self.wire.get_or_init(|| WireTables::new(self))
     }
 
     /// Number of nodes.
