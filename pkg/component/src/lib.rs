@@ -1,1 +1,23 @@
-//! What every binary shares: flags, feature gates, logs, metrics, health, HTTP serving and PKI.
+//! What every binary shares: flags, logs, metrics, health, HTTP serving and PKI.
+//!
+//! Process plumbing only: nothing here knows an API object, and nothing reads flags or the environment by itself.
+//! Each module is one concern and can be read alone.
+
+pub mod flags;
+pub mod health;
+pub mod http;
+pub mod logs;
+pub mod metrics;
+pub mod pki;
+pub mod serving;
+pub mod shutdown;
+pub mod tls;
+
+/// The version of Kubernetes this tree implements, as `/version` and `kubelet` report it.
+pub const KUBERNETES_VERSION: &str = "v1.36.0";
+
+/// Makes aws-lc-rs the process's TLS provider. Call first thing in every `main`; later calls do nothing.
+pub fn install_crypto() {
+    // An error means that a provider is installed already, which is what we want.
+    drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+}

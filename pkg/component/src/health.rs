@@ -1,0 +1,144 @@
+//! `/healthz`, `/livez` and `/readyz`: named checks and upstream's text forms.
+//!
+//! Source: "Kubernetes API health endpoints". One [`Checks`] a path; `?verbose` lists every check, `?exclude=NAME`
+//! leaves some out, `/readyz/NAME` asks for one.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use http::StatusCode;
+use parking_lot::RwLock;
+
+use crate::http::{Response, text};
+
+/// Longest a single check may take before it counts as failed.
+pub const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A check: `Err` says why it fails. The reason is logged, never sent.
+pub type Check = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
+
+/// The checks of one path, in order.
+#[derive(Clone, Default)]
+pub struct Checks {
+    checks: Arc<RwLock<Vec<(String, Check)>>>,
+}
+
+impl std::fmt::Debug for Checks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.checks.read().iter().map(|(name, _)| name)).finish()
+    }
+}
+
+impl Checks {
+    /// The checks of a path; `ping` is always first.
+    pub fn new() -> Self {
+        let checks = Self::default();
+        checks.add("ping", || Ok(()));
+        checks
+    }
+
+    /// Adds a check that answers at once.
+    pub fn add(&self, name: &str, check: impl Fn() -> Result<(), String> + Send + Sync + 'static) {
+        self.add_async(name, Arc::new(move || Box::pin(std::future::ready(check()))));
+    }
+
+    /// Adds a check that waits for something; it fails after [`CHECK_TIMEOUT`].
+    pub fn add_async(&self, name: &str, check: Check) {
+        self.checks.write().push((name.to_owned(), check));
+    }
+
+    /// Answers `/PATH` (`which` is `None`) or `/PATH/NAME`. `path` is `livez` and the like, for the texts.
+    pub async fn respond(&self, path: &str, which: Option<&str>, query: Option<&str>) -> Response {
+        let checks = self.checks.read().clone();
+        if let Some(name) = which {
+            let Some((name, check)) = checks.into_iter().find(|(n, _)| n == name) else {
+                return text(StatusCode::NOT_FOUND, "404 page not found\n");
+            };
+            return match run(&name, &check).await {
+                Ok(()) => text(StatusCode::OK, "ok"),
+                Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "internal server error: reason withheld\n"),
+            };
+        }
+        let parameters: Vec<(&str, &str)> =
+            query.unwrap_or("").split('&').map(|p| p.split_once('=').unwrap_or((p, ""))).collect();
+        let verbose = parameters.iter().any(|(key, _)| *key == "verbose");
+        let mut excluded: BTreeSet<&str> =
+            parameters.iter().filter(|(key, _)| *key == "exclude").map(|(_, value)| *value).collect();
+        let (mut report, mut failed) = (String::new(), Vec::new());
+        for (name, check) in &checks {
+            if excluded.remove(name.as_str()) {
+                let _ = writeln!(report, "[+]{name} excluded: ok");
+            } else if run(name, check).await.is_ok() {
+                let _ = writeln!(report, "[+]{name} ok");
+            } else {
+                failed.push(name.clone());
+                let _ = writeln!(report, "[-]{name} failed: reason withheld");
+            }
+        }
+        if !excluded.is_empty() {
+            let names: Vec<String> = excluded.iter().map(|n| format!("{n:?}")).collect();
+            let _ = writeln!(
+                report,
+                "warn: some health checks cannot be excluded: no matches for {}",
+                names.join(",")
+            );
+        }
+        if !failed.is_empty() {
+            let _ = writeln!(report, "{path} check failed");
+            return text(StatusCode::INTERNAL_SERVER_ERROR, report);
+        }
+        if verbose {
+            let _ = writeln!(report, "{path} check passed");
+            return text(StatusCode::OK, report);
+        }
+        text(StatusCode::OK, "ok")
+    }
+}
+
+async fn run(name: &str, check: &Check) -> Result<(), String> {
+    let outcome =
+        tokio::time::timeout(CHECK_TIMEOUT, check()).await.unwrap_or_else(|_| Err("timed out".into()));
+    if let Err(reason) = &outcome {
+        tracing::warn!(check = name, reason, "health check failed");
+    }
+    outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt;
+
+    async fn body(response: Response) -> (u16, String) {
+        let status = response.status().as_u16();
+        let bytes = response.into_body().collect().await.expect("in memory").to_bytes();
+        (status, String::from_utf8(bytes.to_vec()).expect("text"))
+    }
+
+    #[tokio::test]
+    async fn answers_in_upstreams_forms() {
+        let checks = Checks::new();
+        assert_eq!(body(checks.respond("livez", None, None).await).await, (200, "ok".into()));
+        let (_, verbose) = body(checks.respond("livez", None, Some("verbose")).await).await;
+        assert_eq!(verbose, "[+]ping ok\nlivez check passed\n");
+        checks.add("etcd", || Err("gone".into()));
+        let (code, report) = body(checks.respond("readyz", None, None).await).await;
+        assert_eq!(
+            (code, report.as_str()),
+            (500, "[+]ping ok\n[-]etcd failed: reason withheld\nreadyz check failed\n")
+        );
+        let (code, report) =
+            body(checks.respond("readyz", None, Some("verbose&exclude=etcd&exclude=x")).await).await;
+        assert_eq!(code, 200);
+        assert!(
+            report.contains("[+]etcd excluded: ok") && report.contains("no matches for \"x\""),
+            "{report}"
+        );
+        assert_eq!(body(checks.respond("readyz", Some("etcd"), None).await).await.0, 500);
+        assert_eq!(body(checks.respond("readyz", Some("ping"), None).await).await.0, 200);
+        assert_eq!(body(checks.respond("readyz", Some("none"), None).await).await.0, 404);
+    }
+}

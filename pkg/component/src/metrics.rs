@@ -1,0 +1,180 @@
+//! Metrics of a process and their text form.
+//!
+//! prometheus-client writes OpenMetrics; scrapers that do not ask for it get the classic text format, which differs in
+//! where `_total` stands and in the trailing `# EOF`.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, StatusCode, header};
+use parking_lot::Mutex;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+use crate::http::{Response, full};
+
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// The metrics of one process; clones share them.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    registry: Arc<Mutex<Registry>>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// A registry with the process's own metrics (CPU, memory, start time, open files).
+    pub fn new() -> Self {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Process));
+        Self { registry: Arc::new(Mutex::new(registry)) }
+    }
+
+    /// Registers a component's metrics; keep the handles, they are cheap to update.
+    pub fn register(&self, register: impl FnOnce(&mut Registry)) {
+        register(&mut self.registry.lock());
+    }
+
+    /// Answers `/metrics` in the format the request accepts.
+    pub fn respond(&self, request: &HeaderMap) -> Response {
+        let mut encoded = String::new();
+        let outcome = text::encode(&mut encoded, &self.registry.lock());
+        if outcome.is_err() {
+            return crate::http::text(StatusCode::INTERNAL_SERVER_ERROR, "metrics could not be encoded\n");
+        }
+        let accept = request.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
+        let (kind, body) = if accept.contains("application/openmetrics-text") {
+            (OPENMETRICS, encoded)
+        } else {
+            (CLASSIC, classic(&encoded))
+        };
+        let mut response = http::Response::new(full(body));
+        response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+        response
+    }
+}
+
+/// OpenMetrics text in the classic format.
+fn classic(openmetrics: &str) -> String {
+    let counters: Vec<&str> = openmetrics
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter"))
+        .collect();
+    let mut out = String::with_capacity(openmetrics.len() + 64);
+    for line in openmetrics.lines() {
+        if line == "# EOF" || line.starts_with("# UNIT ") {
+            continue;
+        }
+        let rest = line.strip_prefix("# TYPE ").or_else(|| line.strip_prefix("# HELP "));
+        match rest.and_then(|rest| rest.split_once(' ')) {
+            Some((name, tail)) if counters.contains(&name) => {
+                out.push_str(&line[..7]);
+                out.push_str(name);
+                out.push_str("_total ");
+                out.push_str(tail);
+            }
+            _ => out.push_str(line),
+        }
+        out.push('\n');
+    }
+    out
+}
+
+/// `process_*` metrics from `/proc/self`.
+#[derive(Debug)]
+struct Process;
+
+impl Collector for Process {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let Some(usage) = ProcessUsage::read() else { return Ok(()) };
+        let cpu = ConstCounter::new(usage.cpu_seconds);
+        cpu.encode(encoder.encode_descriptor(
+            "process_cpu_seconds",
+            "Total user and system CPU time spent in seconds",
+            None,
+            prometheus_client::metrics::MetricType::Counter,
+        )?)?;
+        for (name, help, value) in [
+            ("process_resident_memory_bytes", "Resident memory size in bytes", usage.resident_bytes),
+            (
+                "process_start_time_seconds",
+                "Start time of the process since unix epoch in seconds",
+                usage.start_seconds,
+            ),
+            ("process_open_fds", "Number of open file descriptors", usage.open_files),
+        ] {
+            let gauge = ConstGauge::new(value);
+            gauge.encode(encoder.encode_descriptor(
+                name,
+                help,
+                None,
+                prometheus_client::metrics::MetricType::Gauge,
+            )?)?;
+        }
+        Ok(())
+    }
+}
+
+/// What `/proc/self` says of this process.
+struct ProcessUsage {
+    cpu_seconds: f64,
+    resident_bytes: f64,
+    start_seconds: f64,
+    open_files: f64,
+}
+
+impl ProcessUsage {
+    fn read() -> Option<Self> {
+        // Linux has reported times in 1/100 s to user space on every architecture we build for, and 4 KiB pages.
+        const TICKS: f64 = 100.0;
+        const PAGE: f64 = 4096.0;
+        let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+        let fields: Vec<f64> = stat
+            .rsplit_once(')')?
+            .1
+            .split_ascii_whitespace()
+            .skip(1)
+            .filter_map(|f| f.parse().ok())
+            .collect();
+        let boot = std::fs::read_to_string("/proc/stat").ok()?;
+        let boot: f64 = boot.lines().find_map(|l| l.strip_prefix("btime "))?.trim().parse().ok()?;
+        // Fields after the command name and state: ppid is index 0, utime 10, stime 11, starttime 18, rss 20.
+        Some(Self {
+            cpu_seconds: (fields.get(10)? + fields.get(11)?) / TICKS,
+            resident_bytes: fields.get(20)? * PAGE,
+            start_seconds: boot + fields.get(18)? / TICKS,
+            open_files: std::fs::read_dir("/proc/self/fd").ok()?.count() as f64,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt;
+    use prometheus_client::metrics::counter::Counter;
+
+    #[tokio::test]
+    async fn counters_have_classic_names() {
+        let metrics = Metrics::new();
+        let counter = Counter::<u64>::default();
+        metrics.register(|r| r.register("apiserver_request", "Requests", counter.clone()));
+        counter.inc();
+        let body = metrics.respond(&HeaderMap::new()).into_body().collect().await.expect("memory").to_bytes();
+        let text = String::from_utf8(body.to_vec()).expect("text");
+        assert!(
+            text.contains("# TYPE apiserver_request_total counter\napiserver_request_total 1\n"),
+            "{text}"
+        );
+        assert!(text.contains("process_resident_memory_bytes "), "{text}");
+        assert!(!text.contains("# EOF"), "{text}");
+    }
+}

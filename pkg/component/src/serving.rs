@@ -1,0 +1,201 @@
+//! The HTTP server of every component: hyper on a listener, TLS when configured, drained on shutdown.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::ServerConfig;
+use rustls_pki_types::CertificateDer;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::http::{Request, Response, boxed};
+
+/// Longest a TLS handshake may take.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest a client may take to send a request's headers over HTTP/1.1.
+pub const HEADER_TIMEOUT: Duration = Duration::from_secs(32);
+/// Largest header list accepted over HTTP/2, in bytes; Go's default of 1 MiB.
+pub const MAX_HEADER_BYTES: u32 = 1 << 20;
+/// HTTP/2 pings an idle connection this often, and drops it without an answer.
+pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// Pause after a failed accept (out of file descriptors), so that the loop does not spin.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+
+/// Who is at the other end of a connection. Handlers find it in the request's extensions as `Arc<ConnInfo>`.
+#[derive(Debug, Clone)]
+pub struct ConnInfo {
+    /// The client's address.
+    pub peer: SocketAddr,
+    /// The client's certificate chain, leaf first, verified against the configured roots. Empty without one.
+    pub certificates: Vec<CertificateDer<'static>>,
+    /// The connection is encrypted.
+    pub secure: bool,
+}
+
+/// What answers requests.
+pub trait Handler: Send + Sync + 'static {
+    /// Answers one request; errors are responses too.
+    fn handle(self: Arc<Self>, request: Request) -> BoxFuture<'static, Response>;
+}
+
+impl<F> Handler for F
+where
+    F: Fn(Request) -> BoxFuture<'static, Response> + Send + Sync + 'static,
+{
+    fn handle(self: Arc<Self>, request: Request) -> BoxFuture<'static, Response> {
+        self(request)
+    }
+}
+
+/// Limits of one server.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Connections at once; further ones wait in the listener's backlog.
+    pub connections: usize,
+    /// HTTP/2 streams at once on a connection (`--http2-max-streams-per-connection`).
+    pub streams: u32,
+    /// How long shutdown waits for requests under way.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { connections: 20_000, streams: 1000, drain: Duration::from_secs(10) }
+    }
+}
+
+/// Serves until shutdown, then drains for at most [`Limits::drain`].
+///
+/// HTTP/1.1 connections may be upgraded (`hyper::upgrade::on`); ALPN chooses HTTP/2 on encrypted ones.
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<Arc<ServerConfig>>,
+    handler: Arc<dyn Handler>,
+    limits: Limits,
+    shutdown: CancellationToken,
+) {
+    let acceptor = tls.map(TlsAcceptor::from);
+    let slots = Arc::new(Semaphore::new(limits.connections));
+    let tasks = TaskTracker::new();
+    // Cancelled when the drain time is over: what is still open then is dropped.
+    let abort = CancellationToken::new();
+    loop {
+        let slot = tokio::select! {
+            () = shutdown.cancelled() => break,
+            slot = slots.clone().acquire_owned() => slot.expect("the semaphore is never closed"),
+        };
+        let (stream, peer) = tokio::select! {
+            () = shutdown.cancelled() => break,
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::debug!(%error, "accept failed");
+                    tokio::time::sleep(ACCEPT_BACKOFF).await;
+                    continue;
+                }
+            },
+        };
+        // Without this, small responses wait for the client's delayed acknowledgements.
+        let _ = stream.set_nodelay(true);
+        let connection =
+            Connection { handler: handler.clone(), streams: limits.streams, shutdown: shutdown.clone() };
+        let (acceptor, abort) = (acceptor.clone(), abort.clone());
+        tasks.spawn(async move {
+            let _slot = slot;
+            tokio::select! {
+                () = abort.cancelled() => {}
+                () = connection.run(stream, peer, acceptor) => {}
+            }
+        });
+    }
+    drop(listener);
+    tasks.close();
+    if tokio::time::timeout(limits.drain, tasks.wait()).await.is_err() {
+        abort.cancel();
+        tasks.wait().await;
+    }
+}
+
+struct Connection {
+    handler: Arc<dyn Handler>,
+    streams: u32,
+    shutdown: CancellationToken,
+}
+
+impl Connection {
+    async fn run(self, stream: tokio::net::TcpStream, peer: SocketAddr, acceptor: Option<TlsAcceptor>) {
+        let Some(acceptor) = acceptor else {
+            let info = ConnInfo { peer, certificates: Vec::new(), secure: false };
+            return self.http(stream, info, false).await;
+        };
+        match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => {
+                let session = stream.get_ref().1;
+                let certificates = session
+                    .peer_certificates()
+                    .map(|chain| chain.iter().map(|c| c.clone().into_owned()).collect())
+                    .unwrap_or_default();
+                let http2 = session.alpn_protocol() == Some(b"h2");
+                self.http(stream, ConnInfo { peer, certificates, secure: true }, http2).await;
+            }
+            Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake error"),
+            Err(_) => tracing::debug!(%peer, "TLS handshake timed out"),
+        }
+    }
+
+    async fn http<S>(self, stream: S, info: ConnInfo, http2: bool)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let info = Arc::new(info);
+        let handler = self.handler;
+        let service = service_fn(move |request: hyper::Request<Incoming>| {
+            let mut request = request.map(boxed);
+            request.extensions_mut().insert(info.clone());
+            let answer = handler.clone().handle(request);
+            async move { Ok::<_, std::convert::Infallible>(answer.await) }
+        });
+        let io = TokioIo::new(stream);
+        let shutdown = self.shutdown;
+        // Both kinds of connection finish the requests under way after `graceful_shutdown`, but share no trait for it.
+        macro_rules! until_shutdown {
+            ($connection:expr) => {{
+                let mut connection = std::pin::pin!($connection);
+                tokio::select! {
+                    result = connection.as_mut() => result,
+                    () = shutdown.cancelled() => {
+                        connection.as_mut().graceful_shutdown();
+                        connection.await
+                    }
+                }
+            }};
+        }
+        let result = if http2 {
+            let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            builder
+                .timer(TokioTimer::new())
+                .max_concurrent_streams(self.streams)
+                .max_header_list_size(MAX_HEADER_BYTES)
+                .initial_stream_window_size(1 << 18)
+                .initial_connection_window_size(1 << 20)
+                .keep_alive_interval(KEEP_ALIVE_INTERVAL);
+            until_shutdown!(builder.serve_connection(io, service))
+        } else {
+            let mut builder = hyper::server::conn::http1::Builder::new();
+            builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+            until_shutdown!(builder.serve_connection(io, service).with_upgrades())
+        };
+        if let Err(error) = result {
+            tracing::debug!(%error, "connection ended");
+        }
+    }
+}
