@@ -1,7 +1,7 @@
 //! A small certificate authority: what `kubewright up` and self-signed servers need.
 //!
-//! Users and groups are in client certificates as Kubernetes reads them: common name is the user, organisations are
-//! its groups.
+//! Users and groups are in client certificates as Kubernetes reads them: common name is the user, the organisation is
+//! its group.
 
 use std::net::IpAddr;
 
@@ -75,11 +75,12 @@ fn set_validity(params: &mut CertificateParams, days: i64) -> Result<(), Error> 
     Ok(())
 }
 
-fn params(common_name: &str, organisations: &[&str], days: i64) -> Result<CertificateParams, Error> {
+/// `organisation` is one at most: `rcgen`'s names hold one value a type.
+fn params(common_name: &str, organisation: Option<&str>, days: i64) -> Result<CertificateParams, Error> {
     let mut params = CertificateParams::default();
     let mut name = DistinguishedName::new();
-    for organisation in organisations {
-        name.push(DnType::OrganizationName, *organisation);
+    if let Some(organisation) = organisation {
+        name.push(DnType::OrganizationName, organisation);
     }
     name.push(DnType::CommonName, common_name);
     params.distinguished_name = name;
@@ -92,7 +93,7 @@ fn params(common_name: &str, organisations: &[&str], days: i64) -> Result<Certif
 impl Ca {
     /// A new authority.
     pub fn new(common_name: &str) -> Result<Self, Error> {
-        let mut params = params(common_name, &[], CA_DAYS)?;
+        let mut params = params(common_name, None, CA_DAYS)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![
             KeyUsagePurpose::KeyCertSign,
@@ -115,7 +116,7 @@ impl Ca {
         organisations: &[&str],
         hosts: &[Host],
     ) -> Result<KeyPem, Error> {
-        let mut params = params(common_name, organisations, LEAF_DAYS)?;
+        let mut params = params(common_name, organisation, LEAF_DAYS)?;
         params.subject_alt_names = hosts
             .iter()
             .map(|host| match host {
@@ -130,9 +131,9 @@ impl Ca {
         self.issue(params)
     }
 
-    /// A certificate for a client: `user` in these `groups`.
-    pub fn issue_client(&self, user: &str, groups: &[&str]) -> Result<KeyPem, Error> {
-        let mut params = params(user, groups, LEAF_DAYS)?;
+    /// A certificate for a client: `user`, in `group` if any.
+    pub fn issue_client(&self, user: &str, group: Option<&str>) -> Result<KeyPem, Error> {
+        let mut params = params(user, group, LEAF_DAYS)?;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         self.issue(params)
     }
@@ -148,7 +149,7 @@ impl Ca {
 
 /// A self-signed serving certificate, for servers that were given none.
 pub fn self_signed(common_name: &str, hosts: &[Host]) -> Result<KeyPem, Error> {
-    Ca::new(&format!("{common_name}-ca"))?.issue_server(common_name, &[], hosts)
+    Ca::new(&format!("{common_name}-ca"))?.issue_server(common_name, None, hosts)
 }
 
 /// A new private key for signing service account tokens (ECDSA P-256), PEM of the private and the public half.
@@ -163,15 +164,15 @@ mod tests {
     use x509_parser::prelude::*;
 
     #[test]
-    fn client_certificates_name_user_and_groups() {
+    fn client_certificates_name_user_and_group() {
         let ca = Ca::new("kubernetes").expect("ca");
-        let pem = ca.issue_client("alice", &["system:masters", "dev"]).expect("cert");
+        let pem = ca.issue_client("alice", Some("system:masters")).expect("cert");
         let (_, parsed) = parse_x509_pem(pem.cert.as_bytes()).expect("pem");
         let cert = parsed.parse_x509().expect("x509");
         let subject = cert.subject();
         let groups: Vec<_> = subject.iter_organization().filter_map(|o| o.as_str().ok()).collect();
         assert_eq!(subject.iter_common_name().next().and_then(|n| n.as_str().ok()), Some("alice"));
-        assert_eq!(groups, ["system:masters", "dev"]);
+        assert_eq!(groups, ["system:masters"]);
         assert!(cert.validity().is_valid());
     }
 
@@ -180,7 +181,7 @@ mod tests {
         crate::install_crypto();
         let ca = Ca::new("kubernetes").expect("ca");
         let pem =
-            ca.issue_server("kube-apiserver", &[], &["127.0.0.1".into(), "localhost".into()]).expect("cert");
+            ca.issue_server("kube-apiserver", None, &["127.0.0.1".into(), "localhost".into()]).expect("cert");
         let certificate = crate::tls::ServerCertificate::fixed(pem.cert.as_bytes(), pem.key.as_bytes())
             .expect("certificate");
         let roots = crate::tls::roots(ca.pem().cert.as_bytes()).expect("roots");
