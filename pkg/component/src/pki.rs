@@ -113,7 +113,7 @@ impl Ca {
     pub fn issue_server(
         &self,
         common_name: &str,
-        organisations: &[&str],
+        organisation: Option<&str>,
         hosts: &[Host],
     ) -> Result<KeyPem, Error> {
         let mut params = params(common_name, organisation, LEAF_DAYS)?;
