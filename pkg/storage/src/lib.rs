@@ -1,13 +1,18 @@
 //! The versioned store.
 //!
-//! One [`Storage`] contract at etcd's semantics, several engines: `embedded` (one server, one directory) and crate
-//! `storage-etcd`. The `contract` suite says what an engine must do and runs against each of them.
+//! One [`Storage`] contract at etcd's semantics, several engines: [`embedded`] (one server, one directory) and crate
+//! `storage-etcd`. The `contract` suite says what an engine must do and runs against each of them. Whoever writes
+//! objects uses [`objects::ObjectStore`], which has upstream's key layout and the optimistic retry.
 //!
 //! Invariants: revisions only grow, every successful write transaction gets exactly one, and all its keys share it.
 //! A write is acknowledged only when it is durable. Keys are text (`/registry/...`), values are opaque bytes.
 
+pub mod hub;
+pub mod objects;
+
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -26,9 +31,9 @@ impl fmt::Display for Revision {
 /// A key with its value at some revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyValue {
-    /// The key.
-    pub key: String,
-    /// The value.
+    /// The key, shared with the engine.
+    pub key: Arc<str>,
+    /// The value, shared with the engine.
     pub value: Bytes,
     /// Revision of the key's creation.
     pub create_revision: Revision,
@@ -64,7 +69,7 @@ pub struct RangeResponse {
 #[derive(Debug, Clone)]
 pub struct Compare {
     /// The key.
-    pub key: String,
+    pub key: Arc<str>,
     /// The modification revision it must have.
     pub mod_revision: Revision,
 }
@@ -75,7 +80,7 @@ pub enum Op {
     /// Sets a key.
     Put {
         /// The key.
-        key: String,
+        key: Arc<str>,
         /// The value.
         value: Bytes,
         /// The lease that removes it, if any.
@@ -84,7 +89,7 @@ pub enum Op {
     /// Removes a key; removing what is not there is no change.
     Delete {
         /// The key.
-        key: String,
+        key: Arc<str>,
     },
 }
 
@@ -123,6 +128,15 @@ pub enum WatchMessage {
     Progress(Revision),
 }
 
+/// How far a watch must have come to know everything about a prefix; see [`Storage::freshness`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Freshness {
+    /// The store's revision.
+    pub revision: Revision,
+    /// Nothing under the prefix changed after this revision, up to [`Freshness::revision`].
+    pub changed: Revision,
+}
+
 /// A watch. It ends after its first error, [`Error::Compacted`] when its start is gone, or when the engine closes.
 pub type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchMessage, Error>> + Send>>;
 
@@ -152,6 +166,15 @@ pub enum Error {
     /// The store takes no more data.
     #[error("storage has no space left: {0}")]
     NoSpace(String),
+    /// The request is larger than the store takes (etcd's limit is 1.5 MiB).
+    #[error("request is too large: {0}")]
+    TooLarge(String),
+    /// The request makes no sense, such as one that writes a key twice.
+    #[error("invalid storage request: {0}")]
+    Invalid(String),
+    /// Another process has the store open.
+    #[error("storage is in use: {0}")]
+    InUse(String),
     /// What is on disk cannot be understood; nothing was overwritten.
     #[error("storage is corrupt: {0}")]
     Corrupt(String),
@@ -165,6 +188,13 @@ pub enum Error {
 pub trait Storage: Send + Sync + 'static {
     /// The latest revision, linearizably: not older than any write acknowledged before the call.
     async fn current_revision(&self) -> Result<Revision, Error>;
+
+    /// The latest revision, linearizably, with the last change under a prefix: a watch of the prefix that has delivered
+    /// `changed` has nothing to deliver up to `revision`. Engines that cannot tell answer `changed = revision`.
+    async fn freshness(&self, _prefix: &str) -> Result<Freshness, Error> {
+        let revision = self.current_revision().await?;
+        Ok(Freshness { revision, changed: revision })
+    }
 
     /// Keys of a range, latest or as of a revision.
     async fn range(&self, request: RangeRequest) -> Result<RangeResponse, Error>;
@@ -189,8 +219,14 @@ pub trait Storage: Send + Sync + 'static {
     /// A lease that expires after `ttl_seconds` and is not renewed.
     async fn grant_lease(&self, ttl_seconds: i64) -> Result<LeaseId, Error>;
 
-    /// Forgets the history up to and including a revision; reads and watches before it fail with [`Error::Compacted`].
+    /// Forgets the history up to a revision: what was overwritten or deleted up to and including it. Reads before it and
+    /// watches from before it fail with [`Error::Compacted`]; reads at it and watches from the one after it do not.
     async fn compact(&self, revision: Revision) -> Result<(), Error>;
+
+    /// Whether the store answers and takes writes.
+    async fn health(&self) -> Result<(), Error> {
+        self.current_revision().await.map(|_| ())
+    }
 }
 
 /// The exclusive end of the range of all keys that start with `prefix`.
