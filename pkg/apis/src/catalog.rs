@@ -365,6 +365,7 @@ fn parse_patch_strategy(text: &str) -> Result<PatchStrategy, String> {
         "merge" => Ok(PatchStrategy::Merge),
         "retainKeys" => Ok(PatchStrategy::RetainKeys),
         "merge,retainKeys" => Ok(PatchStrategy::MergeRetainKeys),
+        "replace" => Ok(PatchStrategy::Replace),
         _ => Err(format!("unknown patch strategy {text}")),
     }
 }
