@@ -150,6 +150,8 @@ pub enum PatchStrategy {
     RetainKeys,
     /// `merge,retainKeys`.
     MergeRetainKeys,
+    /// `replace`: objects are replaced as well (the selector of a PodDisruptionBudget).
+    Replace,
 }
 
 /// An array type.
