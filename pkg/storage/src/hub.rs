@@ -80,14 +80,8 @@ impl Watch {
 impl Hub {
     /// An empty log at a revision whose past is not known.
     pub fn new(floor: Revision, revision: Revision) -> Self {
-        let log = Log {
-            changes: VecDeque::new(),
-            weight: 0,
-            floor,
-            revision,
-            ended: None,
-            watches: Vec::new(),
-        };
+        let log =
+            Log { changes: VecDeque::new(), weight: 0, floor, revision, ended: None, watches: Vec::new() };
         Self { shared: Arc::new(RwLock::new(log)) }
     }
 

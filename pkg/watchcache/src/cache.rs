@@ -1,0 +1,462 @@
+//! The cache's face: reads at any resourceVersion, and where watches begin.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, RwLock};
+use storage::objects::KeyLayout;
+use storage::{Revision, Storage};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::error::Error;
+use crate::object::{Budget, Codec, StoredObject};
+use crate::pump;
+use crate::state::{self, Objects, RingLimits, State};
+use crate::token::Continue;
+use crate::watcher::{Interest, Wakers, WatchOptions, Watcher};
+
+/// A read waits this long for the cache to reach a revision, as upstream's does.
+const WAIT_FOR_REVISION: Duration = Duration::from_secs(3);
+/// While reads wait, the engine is asked for progress this often.
+const ASK_FOR_PROGRESS: Duration = Duration::from_millis(100);
+/// A read waits this long for the cache's first list.
+const WAIT_FOR_READY: Duration = Duration::from_secs(10);
+
+/// What a cache is to hold, and how much.
+#[derive(Clone)]
+pub struct WatchCacheConfig {
+    /// The resource's name in logs, such as `deployments.apps`.
+    pub resource: String,
+    /// Where its objects are.
+    pub layout: KeyLayout,
+    /// Decodes its values.
+    pub codec: Arc<dyn Codec>,
+    /// Limits of the ring of recent changes.
+    pub ring: RingLimits,
+    /// Bytes of encodings kept beside the stored JSON.
+    pub representation_bytes: usize,
+}
+
+impl WatchCacheConfig {
+    /// A cache of a resource with default limits.
+    pub fn new(resource: impl Into<String>, layout: KeyLayout, codec: Arc<dyn Codec>) -> Self {
+        const REPRESENTATION_BYTES: usize = 32 * 1024 * 1024;
+        Self {
+            resource: resource.into(),
+            layout,
+            codec,
+            ring: RingLimits::default(),
+            representation_bytes: REPRESENTATION_BYTES,
+        }
+    }
+}
+
+/// Which state a read wants; from `resourceVersion` and `resourceVersionMatch`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadVersion {
+    /// No resourceVersion: not older than any write acknowledged before the read.
+    Latest,
+    /// `0`: whatever is at hand.
+    Any,
+    /// This revision or a later one.
+    NotOlderThan(Revision),
+    /// This very revision.
+    Exact(Revision),
+}
+
+/// A predicate over objects: selectors, compiled.
+pub type Filter = Arc<dyn Fn(&StoredObject) -> bool + Send + Sync>;
+
+/// What a list asks for.
+#[derive(Clone)]
+pub struct ListOptions {
+    /// Only this namespace; empty is all.
+    pub namespace: String,
+    /// Only the object of this name (a field selector on `metadata.name`); with a namespace a look-up.
+    pub name: Option<String>,
+    /// The state wanted; not looked at when `continue_token` is given.
+    pub version: ReadVersion,
+    /// At most this many objects, 0 is no limit. With [`ReadVersion::Any`] it is not applied, as upstream's cache.
+    pub limit: usize,
+    /// Go on from here.
+    pub continue_token: Option<String>,
+    /// Only objects that match.
+    pub filter: Option<Filter>,
+}
+
+impl ListOptions {
+    /// Everything in a namespace (empty: in all), not older than any acknowledged write.
+    pub fn all(namespace: impl Into<String>) -> Self {
+        Self {
+            namespace: namespace.into(),
+            name: None,
+            version: ReadVersion::Latest,
+            limit: 0,
+            continue_token: None,
+            filter: None,
+        }
+    }
+}
+
+/// A page of a list.
+#[derive(Debug, Clone)]
+pub struct ListPage {
+    /// The objects, in key order.
+    pub items: Vec<Arc<StoredObject>>,
+    /// `metadata.resourceVersion` of the list.
+    pub revision: Revision,
+    /// `metadata.continue`, empty at the end.
+    pub continue_token: String,
+    /// `metadata.remainingItemCount`; not known with a filter, absent at the end.
+    pub remaining: Option<usize>,
+}
+
+/// All objects of the resource at one revision. Cheap to take and to hold.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    layout: KeyLayout,
+    pub(crate) objects: Objects,
+    revision: Revision,
+}
+
+impl Snapshot {
+    /// The revision.
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// Objects in key order, of a namespace or (empty) of all.
+    pub fn iter(&self, namespace: &str) -> impl Iterator<Item = Arc<StoredObject>> + '_ {
+        let prefix = self.layout.namespace_prefix(namespace);
+        let from: Arc<str> = prefix.as_str().into();
+        self.objects
+            .range((std::ops::Bound::Included(from), std::ops::Bound::Unbounded))
+            .map(|(_, object)| Arc::clone(object))
+            .take_while(move |object| object.key().starts_with(prefix.as_str()))
+    }
+
+    /// One object.
+    pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<StoredObject>> {
+        self.objects.get(&*self.layout.key(namespace, name)).cloned()
+    }
+}
+
+/// Sizes of a cache, for metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stats {
+    /// Objects held.
+    pub objects: usize,
+    /// Bytes of their JSON.
+    pub bytes: usize,
+    /// Revision reached.
+    pub revision: Revision,
+    /// Changes in the ring.
+    pub ring_events: usize,
+    /// Bytes of objects in the ring.
+    pub ring_bytes: usize,
+    /// Bytes of encodings kept.
+    pub representation_bytes: usize,
+    /// Open watches.
+    pub watchers: usize,
+    /// Fresh starts after the first: each ended all watches.
+    pub restarts: u64,
+}
+
+/// A cache of one resource. Stops when dropped or [`WatchCache::stop`]ped.
+pub struct WatchCache {
+    pub(crate) shared: Arc<Shared>,
+    tasks: TaskTracker,
+}
+
+/// What the cache, its pump and its watchers share.
+pub(crate) struct Shared {
+    pub(crate) config: WatchCacheConfig,
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) state: RwLock<State>,
+    pub(crate) wakers: Mutex<Wakers>,
+    /// Revision and generation reached; what reads wait on.
+    pub(crate) reached: watch::Sender<(u64, Revision)>,
+    pub(crate) budget: Arc<Budget>,
+    pub(crate) stop: CancellationToken,
+    pub(crate) relist: Notify,
+    pub(crate) stopped: AtomicBool,
+}
+
+impl WatchCache {
+    /// Starts a cache: lists and follows the store until stopped.
+    pub fn start(storage: Arc<dyn Storage>, config: WatchCacheConfig) -> Arc<Self> {
+        let shared = Arc::new(Shared {
+            budget: Arc::new(Budget::new(config.representation_bytes)),
+            state: RwLock::new(State::new(config.ring)),
+            config,
+            storage,
+            wakers: Mutex::new(Wakers::default()),
+            reached: watch::Sender::new((0, Revision(0))),
+            stop: CancellationToken::new(),
+            relist: Notify::new(),
+            stopped: AtomicBool::new(false),
+        });
+        let tasks = TaskTracker::new();
+        tasks.spawn(pump::run(Arc::clone(&shared)));
+        tasks.close();
+        Arc::new(Self { shared, tasks })
+    }
+
+    /// Ends every watch and the task that follows the store, and waits for it.
+    pub async fn stop(&self) {
+        self.shared.stop.cancel();
+        self.tasks.wait().await;
+    }
+
+    /// Where the resource's objects are.
+    pub fn layout(&self) -> &KeyLayout {
+        &self.shared.config.layout
+    }
+
+    /// Whether the first list has been read.
+    pub fn is_ready(&self) -> bool {
+        self.shared.reached.borrow().0 > 0
+    }
+
+    /// Waits for the first list.
+    pub async fn wait_ready(&self, timeout: Duration) -> Result<(), Error> {
+        let mut reached = self.shared.reached.subscribe();
+        match tokio::time::timeout(timeout, reached.wait_for(|(generation, _)| *generation > 0)).await {
+            Ok(Ok(_)) if !self.shared.stopped.load(Ordering::Acquire) => Ok(()),
+            _ => Err(Error::NotReady),
+        }
+    }
+
+    /// One object, `None` when there is none. [`ReadVersion::Exact`] is answered when the revision is still held.
+    pub async fn get(
+        &self,
+        namespace: &str,
+        name: &str,
+        version: ReadVersion,
+    ) -> Result<Option<Arc<StoredObject>>, Error> {
+        let key = self.layout().key(namespace, name);
+        if let ReadVersion::Exact(_) = version {
+            return Ok(self.read(version).await?.objects.get(&*key).cloned());
+        }
+        self.wait_for(version).await?;
+        let state = self.shared.state.read();
+        match state.objects.get(&*key) {
+            None if !state.broken.is_empty() => match state.broken.get(&*key) {
+                Some(message) => Err(Error::Undecodable { key: key.to_string(), message: message.clone() }),
+                None => Ok(None),
+            },
+            found => Ok(found.cloned()),
+        }
+    }
+
+    /// A snapshot of all objects. Exact revisions no longer held are read from the store.
+    pub async fn read(&self, version: ReadVersion) -> Result<Snapshot, Error> {
+        self.wait_for(version).await?;
+        if let ReadVersion::Exact(revision) = version {
+            let held = self.shared.state.write().at(revision, Instant::now());
+            let objects = match held {
+                Some(objects) => objects,
+                None => pump::list_at(&self.shared, Some(revision)).await?.0,
+            };
+            return Ok(Snapshot { layout: self.layout().clone(), objects, revision });
+        }
+        let state = self.shared.state.read();
+        if let Some((key, message)) = state.broken.first_key_value() {
+            return Err(Error::Undecodable { key: key.to_string(), message: message.clone() });
+        }
+        let (objects, revision) = (state.objects.clone(), state.revision);
+        Ok(Snapshot { layout: self.layout().clone(), objects, revision })
+    }
+
+    /// A page of objects.
+    pub async fn list(&self, options: &ListOptions) -> Result<ListPage, Error> {
+        let prefix = self.layout().namespace_prefix(&options.namespace);
+        let mut limit = options.limit;
+        let (snapshot, start) = match options.continue_token.as_deref().filter(|t| !t.is_empty()) {
+            None => {
+                if options.version == ReadVersion::Any {
+                    limit = 0;
+                }
+                (self.read(options.version).await?, None)
+            }
+            Some(token) => {
+                let token = Continue::decode(token)?;
+                let snapshot = self.read_for_token(&token).await?;
+                (snapshot, Some(format!("{prefix}{}", token.start)))
+            }
+        };
+        let page = select(&snapshot, &prefix, start.as_deref(), limit, options);
+        if !page.continue_token.is_empty() {
+            self.shared.state.write().pin(snapshot.revision, &snapshot.objects, Instant::now());
+        }
+        Ok(page)
+    }
+
+    /// Begins a watch.
+    pub async fn watch(&self, options: WatchOptions) -> Result<Watcher, Error> {
+        Watcher::begin(self, options).await
+    }
+
+    /// Sizes, for metrics.
+    pub fn stats(&self) -> Stats {
+        let state = self.shared.state.read();
+        Stats {
+            objects: state.objects.len(),
+            bytes: state.bytes,
+            revision: state.revision,
+            ring_events: state.ring_len(),
+            ring_bytes: state.ring_bytes(),
+            representation_bytes: self.shared.budget.used(),
+            watchers: self.shared.wakers.lock().len(),
+            restarts: state.generation.saturating_sub(1),
+        }
+    }
+
+    async fn read_for_token(&self, token: &Continue) -> Result<Snapshot, Error> {
+        let Some(revision) = token.revision else { return self.read(ReadVersion::Latest).await };
+        match self.read(ReadVersion::Exact(revision)).await {
+            Err(Error::Expired(_) | Error::Storage(storage::Error::Compacted { .. })) => {
+                let inconsistent = Continue { start: token.start.clone(), revision: None };
+                Err(Error::ContinueExpired {
+                    message: CONTINUE_EXPIRED.into(),
+                    inconsistent_continue: inconsistent.encode(),
+                })
+            }
+            other => other,
+        }
+    }
+
+    /// Waits until the cache can answer a read.
+    pub(crate) async fn wait_for(&self, version: ReadVersion) -> Result<(), Error> {
+        if !self.is_ready() {
+            self.wait_ready(WAIT_FOR_READY).await?;
+        }
+        if self.shared.stopped.load(Ordering::Acquire) {
+            return Err(Error::NotReady);
+        }
+        match version {
+            ReadVersion::Any => Ok(()),
+            ReadVersion::Latest => self.wait_for_latest().await,
+            ReadVersion::NotOlderThan(revision) | ReadVersion::Exact(revision) => {
+                self.wait_for_revision(revision).await
+            }
+        }
+    }
+
+    async fn wait_for_latest(&self) -> Result<(), Error> {
+        let before = self.shared.reached.borrow().1;
+        let freshness = self.shared.storage.freshness(self.layout().prefix()).await?;
+        if freshness.revision < before {
+            // the store has gone back in time (restored from a backup): what is cached never happened
+            self.shared.relist.notify_one();
+            return Err(Error::NotReady);
+        }
+        self.wait_for_revision(freshness.changed).await?;
+        if self.shared.reached.borrow().1 < freshness.revision {
+            self.shared.progress(freshness.revision);
+        }
+        Ok(())
+    }
+
+    async fn wait_for_revision(&self, revision: Revision) -> Result<(), Error> {
+        let mut reached = self.shared.reached.subscribe();
+        if reached.borrow_and_update().1 >= revision {
+            return Ok(());
+        }
+        let deadline = tokio::time::Instant::now() + WAIT_FOR_REVISION;
+        loop {
+            self.shared.storage.request_progress().await?;
+            let next = (tokio::time::Instant::now() + ASK_FOR_PROGRESS).min(deadline);
+            match tokio::time::timeout_at(next, reached.wait_for(|(_, r)| *r >= revision)).await {
+                Ok(Ok(_)) => return Ok(()),
+                Ok(Err(_)) => return Err(Error::NotReady),
+                Err(_) if next >= deadline => {
+                    let current = self.shared.reached.borrow().1;
+                    return Err(Error::TooLargeResourceVersion { requested: revision, current });
+                }
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+impl Drop for WatchCache {
+    fn drop(&mut self) {
+        self.shared.stop.cancel();
+    }
+}
+
+impl Shared {
+    /// Notes that nothing is missing up to a revision, and lets waiting reads go on.
+    pub(crate) fn progress(&self, revision: Revision) {
+        self.state.write().progress(revision);
+        self.publish_reached();
+    }
+
+    pub(crate) fn publish_reached(&self) {
+        let state = self.state.read();
+        let now = (state.generation, state.revision);
+        drop(state);
+        self.reached.send_if_modified(|reached| {
+            let newer = *reached < now;
+            if newer {
+                *reached = now;
+            }
+            newer
+        });
+    }
+}
+
+/// Upstream's text; clients show it.
+const CONTINUE_EXPIRED: &str = "The provided continue parameter is too old to display a consistent list result. You can \
+    start a new list without the continue parameter, or use the continue token in this response to retrieve the \
+    remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were \
+    created, modified, or deleted between the time the first chunk was returned and now may show up in the list.";
+
+fn select(
+    snapshot: &Snapshot,
+    prefix: &str,
+    start: Option<&str>,
+    limit: usize,
+    options: &ListOptions,
+) -> ListPage {
+    let mut page = ListPage {
+        items: Vec::new(),
+        revision: snapshot.revision,
+        continue_token: String::new(),
+        remaining: None,
+    };
+    let matches = |object: &StoredObject| {
+        options.name.as_deref().is_none_or(|name| object.name() == name)
+            && options.filter.as_ref().is_none_or(|filter| filter(object))
+    };
+    let unfiltered = options.filter.is_none() && options.name.is_none();
+    if let (Some(name), false) = (&options.name, options.namespace.is_empty() && snapshot.layout.namespaced())
+    {
+        // one key, if it is not before where the list goes on
+        let found = snapshot.get(&options.namespace, name);
+        page.items =
+            found.filter(|o| start.is_none_or(|s| &**o.key() >= s) && matches(o)).into_iter().collect();
+        return page;
+    }
+    let mut candidates = state::range(&snapshot.objects, prefix, start);
+    if limit == 0 {
+        page.items = candidates.filter(|o| matches(o)).cloned().collect();
+        return page;
+    }
+    page.items.extend(candidates.by_ref().filter(|o| matches(o)).take(limit).cloned());
+    let rest = if unfiltered { candidates.count() } else { usize::from(candidates.any(|o| matches(o))) };
+    if let (Some(last), true) = (page.items.last(), rest > 0) {
+        let after = format!("{}\0", &last.key()[prefix.len()..]);
+        page.continue_token = Continue { start: after, revision: Some(snapshot.revision) }.encode();
+        page.remaining = unfiltered.then_some(rest);
+    }
+    page
+}
+
+/// Which watchers an interest concerns; kept by the pump's side.
+pub(crate) type ByInterest = HashMap<Interest, Vec<Arc<crate::watcher::Subscription>>>;

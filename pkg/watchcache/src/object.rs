@@ -1,0 +1,407 @@
+//! One object as the cache keeps and serves it.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use apimachinery::Value;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde::Deserialize;
+use storage::objects::KeyLayout;
+use storage::{KeyValue, Revision};
+
+use crate::scan::{self, Splice};
+
+/// Turns stored bytes into what the cache keeps.
+pub trait Codec: Send + Sync + 'static {
+    /// Decodes the value of a key.
+    fn decode(&self, key: &str, value: &Bytes) -> Result<Decoded, DecodeError>;
+}
+
+/// A decoded value.
+#[derive(Debug, Clone)]
+pub struct Decoded {
+    /// The object as JSON in its stored version. Share the stored bytes when they are JSON already.
+    pub json: Bytes,
+    /// `metadata.labels`.
+    pub labels: Labels,
+    /// Values of the selectable fields, in the order the codec was told.
+    pub fields: Vec<Box<str>>,
+}
+
+/// A stored value that is no object.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub struct DecodeError(pub String);
+
+/// An object's labels, sorted by key.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Labels(Box<[(Box<str>, Box<str>)]>);
+
+impl Labels {
+    /// Labels from pairs in any order.
+    pub fn new<K: Into<Box<str>>, V: Into<Box<str>>>(pairs: impl IntoIterator<Item = (K, V)>) -> Self {
+        let sorted: BTreeMap<Box<str>, Box<str>> =
+            pairs.into_iter().map(|(k, v)| (k.into(), v.into())).collect();
+        Self(sorted.into_iter().collect())
+    }
+
+    /// The value of a label.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        let at = self.0.binary_search_by(|(k, _)| (**k).cmp(key)).ok()?;
+        Some(&self.0[at].1)
+    }
+
+    /// Keys and values, sorted by key.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(k, v)| (&**k, &**v))
+    }
+
+    /// There are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// How a selectable field is read from the decoded object.
+pub type FieldSource = Arc<dyn Fn(&Value) -> String + Send + Sync>;
+
+/// The codec of values that are JSON. Without selectable fields nothing but the labels is decoded.
+#[derive(Clone, Default)]
+pub struct JsonCodec {
+    fields: Vec<FieldSource>,
+}
+
+impl JsonCodec {
+    /// A codec that computes these selectable fields.
+    pub fn new(fields: Vec<FieldSource>) -> Self {
+        Self { fields }
+    }
+
+    /// Decodes an object that is at hand as JSON text; for codecs of other forms once they have JSON.
+    pub fn decode_json(&self, json: &Bytes) -> Result<Decoded, DecodeError> {
+        let bad = |e: serde_json::Error| DecodeError(e.to_string());
+        let head: Head<'_> = serde_json::from_slice(json).map_err(bad)?;
+        let labels = Labels::new(
+            head.metadata
+                .labels
+                .unwrap_or_default()
+                .into_iter()
+                .map(|(k, v)| (Box::<str>::from(k.as_ref()), Box::<str>::from(v.as_ref()))),
+        );
+        let fields = if self.fields.is_empty() {
+            Vec::new()
+        } else {
+            let tree: Value = serde_json::from_slice(json).map_err(bad)?;
+            self.fields.iter().map(|field| field(&tree).into_boxed_str()).collect()
+        };
+        Ok(Decoded { json: json.clone(), labels, fields })
+    }
+}
+
+impl Codec for JsonCodec {
+    fn decode(&self, _key: &str, value: &Bytes) -> Result<Decoded, DecodeError> {
+        self.decode_json(value)
+    }
+}
+
+/// The part of an object that every resource needs decoded.
+#[derive(Deserialize)]
+struct Head<'a> {
+    #[serde(borrow, default)]
+    metadata: HeadMeta<'a>,
+}
+
+#[derive(Deserialize, Default)]
+struct HeadMeta<'a> {
+    #[serde(borrow, default)]
+    labels: Option<BTreeMap<Cow<'a, str>, Cow<'a, str>>>,
+}
+
+/// Names an encoding of an object other than its stored JSON, such as "protobuf of v1"; the numbers are the user's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RepresentationId(pub u32);
+
+/// An object at a revision. Immutable and shared: by the snapshot, by events, by everything that serves it.
+#[derive(Debug)]
+pub struct StoredObject {
+    key: Arc<str>,
+    namespace_at: u32,
+    name_at: u32,
+    revision: Revision,
+    create_revision: Revision,
+    body: Arc<Body>,
+    encoded: Slots,
+    budget: Arc<Budget>,
+}
+
+/// What does not change when an object is shown at another revision.
+#[derive(Debug)]
+struct Body {
+    json: Bytes,
+    splice: Splice,
+    labels: Labels,
+    fields: Box<[Box<str>]>,
+}
+
+impl StoredObject {
+    /// Decodes what the store holds under a key.
+    pub(crate) fn decode(
+        codec: &dyn Codec,
+        layout: &KeyLayout,
+        kv: &KeyValue,
+        budget: &Arc<Budget>,
+    ) -> Result<Self, DecodeError> {
+        let (namespace, _) =
+            layout.split(&kv.key).ok_or_else(|| DecodeError("the key is not one of this resource".into()))?;
+        let mut decoded = codec.decode(&kv.key, &kv.value)?;
+        let mut splice = scan::splice(&decoded.json).map_err(|e| DecodeError(e.into()))?;
+        if splice.cut > 0 {
+            let (head, tail) = (&decoded.json[..splice.at], &decoded.json[splice.at + splice.cut..]);
+            decoded.json = [head, tail].concat().into();
+            splice.cut = 0;
+        }
+        let namespace_at = layout.prefix().len();
+        let name_at = if layout.namespaced() { namespace_at + namespace.len() + 1 } else { namespace_at };
+        let body = Body {
+            json: decoded.json,
+            splice,
+            labels: decoded.labels,
+            fields: decoded.fields.into_boxed_slice(),
+        };
+        Ok(Self {
+            key: Arc::clone(&kv.key),
+            namespace_at: namespace_at as u32,
+            name_at: name_at as u32,
+            revision: kv.mod_revision,
+            create_revision: kv.create_revision,
+            body: Arc::new(body),
+            encoded: Slots::default(),
+            budget: Arc::clone(budget),
+        })
+    }
+
+    /// The same object as seen at another revision, as a delete shows it. Shares the bytes.
+    pub(crate) fn at_revision(&self, revision: Revision) -> Self {
+        Self {
+            key: Arc::clone(&self.key),
+            namespace_at: self.namespace_at,
+            name_at: self.name_at,
+            revision,
+            create_revision: self.create_revision,
+            body: Arc::clone(&self.body),
+            encoded: Slots::default(),
+            budget: Arc::clone(&self.budget),
+        }
+    }
+
+    /// Its key in the store.
+    pub fn key(&self) -> &Arc<str> {
+        &self.key
+    }
+
+    /// Its namespace, empty for resources without.
+    pub fn namespace(&self) -> &str {
+        let end = (self.name_at as usize).saturating_sub(1).max(self.namespace_at as usize);
+        &self.key[self.namespace_at as usize..end]
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.key[self.name_at as usize..]
+    }
+
+    /// Its revision: `metadata.resourceVersion`.
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// The revision of its creation.
+    pub fn create_revision(&self) -> Revision {
+        self.create_revision
+    }
+
+    /// Its labels.
+    pub fn labels(&self) -> &Labels {
+        &self.body.labels
+    }
+
+    /// The value of the selectable field at this place in the codec's order, `""` beyond them.
+    pub fn field(&self, index: usize) -> &str {
+        self.body.fields.get(index).map_or("", |f| f)
+    }
+
+    /// What the store holds for it; begins an update from the cache (`ObjectStore::attempt_cached`). Right only when
+    /// the codec shares the stored bytes.
+    pub fn stored(&self) -> KeyValue {
+        KeyValue {
+            key: Arc::clone(&self.key),
+            value: self.body.json.clone(),
+            create_revision: self.create_revision,
+            mod_revision: self.revision,
+        }
+    }
+
+    /// The JSON without `metadata.resourceVersion`.
+    pub fn json_without_version(&self) -> &Bytes {
+        &self.body.json
+    }
+
+    /// The object's JSON in the stored version with its resourceVersion: three pieces to be written in order.
+    pub fn json_pieces(&self) -> (Bytes, String, Bytes) {
+        let Body { json, splice, .. } = &*self.body;
+        let version = format!("{}{}{}", splice.before, self.revision, splice.after);
+        (json.slice(..splice.at), version, json.slice(splice.at..))
+    }
+
+    /// Appends the object's JSON in the stored version with its resourceVersion.
+    pub fn write_json(&self, out: &mut Vec<u8>) {
+        let Body { json, splice, .. } = &*self.body;
+        out.reserve(self.json_len());
+        out.extend_from_slice(&json[..splice.at]);
+        out.extend_from_slice(splice.before.as_bytes());
+        write_decimal(self.revision.0, out);
+        out.extend_from_slice(splice.after.as_bytes());
+        out.extend_from_slice(&json[splice.at..]);
+    }
+
+    /// The object's JSON in one piece; a copy.
+    pub fn to_json(&self) -> Bytes {
+        let mut out = Vec::new();
+        self.write_json(&mut out);
+        out.into()
+    }
+
+    /// About how many bytes [`StoredObject::write_json`] appends (not fewer).
+    pub fn json_len(&self) -> usize {
+        const DIGITS: usize = 20;
+        self.body.json.len() + self.body.splice.before.len() + self.body.splice.after.len() + DIGITS
+    }
+
+    /// The decoded tree with its resourceVersion.
+    pub fn to_value(&self) -> Result<Value, DecodeError> {
+        let mut tree: Value =
+            serde_json::from_slice(&self.body.json).map_err(|e| DecodeError(e.to_string()))?;
+        if let Some(metadata) = apimachinery::meta::metadata_mut(&mut tree) {
+            metadata.insert("resourceVersion".into(), Value::from(self.revision.to_string()));
+        }
+        Ok(tree)
+    }
+
+    /// Another encoding of the object, made on first use and kept while it is used and the cache's budget allows.
+    pub fn representation<E>(
+        &self,
+        id: RepresentationId,
+        encode: impl FnOnce(&Self) -> Result<Bytes, E>,
+    ) -> Result<Bytes, E> {
+        if let Some(bytes) = self.encoded.get(id.0) {
+            return Ok(bytes);
+        }
+        let bytes = encode(self)?;
+        if self.budget.take(bytes.len()) && !self.encoded.put(id.0, &bytes) {
+            self.budget.give(bytes.len());
+        }
+        Ok(bytes)
+    }
+
+    /// Forgets encodings not used since the last call.
+    pub(crate) fn sweep(&self) {
+        self.budget.give(self.encoded.sweep());
+    }
+}
+
+impl Drop for StoredObject {
+    fn drop(&mut self) {
+        self.budget.give(self.encoded.clear());
+    }
+}
+
+pub(crate) fn write_decimal(number: i64, out: &mut Vec<u8>) {
+    use std::io::Write as _;
+    // writing to a vector cannot fail
+    let _ = write!(out, "{number}");
+}
+
+/// Bytes that may be kept in encodings, over a whole cache.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    used: AtomicUsize,
+    limit: AtomicUsize,
+}
+
+impl Budget {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { used: AtomicUsize::new(0), limit: AtomicUsize::new(limit) }
+    }
+
+    pub(crate) fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    fn take(&self, bytes: usize) -> bool {
+        let limit = self.limit.load(Ordering::Relaxed);
+        self.used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+                Some(used + bytes).filter(|sum| *sum <= limit)
+            })
+            .is_ok()
+    }
+
+    fn give(&self, bytes: usize) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Encoded forms by number; most objects have none.
+#[derive(Debug, Default)]
+pub(crate) struct Slots(Mutex<Option<Box<Vec<Slot>>>>);
+
+#[derive(Debug)]
+struct Slot {
+    id: u32,
+    used: bool,
+    bytes: Bytes,
+}
+
+impl Slots {
+    pub(crate) fn get(&self, id: u32) -> Option<Bytes> {
+        let mut slots = self.0.lock();
+        let slot = slots.as_mut()?.iter_mut().find(|s| s.id == id)?;
+        slot.used = true;
+        Some(slot.bytes.clone())
+    }
+
+    /// `false` when another was faster.
+    pub(crate) fn put(&self, id: u32, bytes: &Bytes) -> bool {
+        let mut slots = self.0.lock();
+        let slots = slots.get_or_insert_default();
+        let new = slots.iter().all(|s| s.id != id);
+        if new {
+            slots.push(Slot { id, used: true, bytes: bytes.clone() });
+        }
+        new
+    }
+
+    /// Drops what was not used since the last sweep; answers how many bytes.
+    fn sweep(&self) -> usize {
+        let mut guard = self.0.lock();
+        let Some(slots) = guard.as_mut() else { return 0 };
+        let mut dropped = 0;
+        slots.retain_mut(|slot| {
+            let keep = std::mem::take(&mut slot.used);
+            dropped += if keep { 0 } else { slot.bytes.len() };
+            keep
+        });
+        if slots.is_empty() {
+            *guard = None;
+        }
+        dropped
+    }
+
+    /// Drops everything; answers how many bytes.
+    pub(crate) fn clear(&self) -> usize {
+        self.0.lock().take().map_or(0, |slots| slots.iter().map(|s| s.bytes.len()).sum())
+    }
+}

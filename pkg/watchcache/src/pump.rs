@@ -1,0 +1,178 @@
+//! What keeps a cache following the store: list, watch, begin again when the watch cannot go on.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt as _;
+use storage::{Error as StorageError, Event, KeyValue, RangeRequest, Revision, WatchMessage};
+
+use crate::cache::Shared;
+use crate::error::Error;
+use crate::object::StoredObject;
+use crate::state::{Objects, Update};
+
+/// Wait before the next try after a failure, doubled up to [`MAX_BACKOFF`].
+const MIN_BACKOFF: Duration = Duration::from_millis(50);
+const MAX_BACKOFF: Duration = Duration::from_secs(5);
+/// Old changes and unused encodings are let go this often.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(15);
+/// Encodings unused for two of every so many sweeps are let go.
+const SWEEPS_PER_REPRESENTATIONS: u32 = 2;
+/// Objects decoded before other tasks get their turn.
+const DECODE_CHUNK: usize = 128;
+
+/// Follows the store until stopped.
+pub(crate) async fn run(shared: Arc<Shared>) {
+    let stop = shared.stop.clone();
+    tokio::select! {
+        () = follow(&shared) => {}
+        () = stop.cancelled() => {}
+    }
+    shared.mark_stopped();
+}
+
+async fn follow(shared: &Shared) {
+    let resource = shared.config.resource.as_str();
+    let mut backoff = MIN_BACKOFF;
+    loop {
+        match list_at(shared, None).await {
+            Ok((objects, broken, revision)) => {
+                backoff = MIN_BACKOFF;
+                install(shared, objects, broken, revision);
+                let end = watch(shared).await;
+                tracing::warn!(resource, "starting afresh, ending all watches: {end}");
+            }
+            Err(error) => {
+                tracing::warn!(resource, %error, "cannot list");
+                tokio::time::sleep(backoff).await;
+                backoff = (backoff * 2).min(MAX_BACKOFF);
+            }
+        }
+    }
+}
+
+fn install(shared: &Shared, objects: Objects, broken: BTreeMap<Arc<str>, String>, revision: Revision) {
+    for (key, message) in &broken {
+        tracing::error!(resource = shared.config.resource, %key, message, "stored value cannot be decoded");
+    }
+    shared.state.write().install(objects, broken, revision);
+    shared.wakers.lock().ring_all();
+    shared.publish_reached();
+}
+
+/// Watches from where the state is, over interruptions, until changes may have been missed; answers why.
+async fn watch(shared: &Shared) -> String {
+    let prefix = shared.config.layout.prefix();
+    let resource = shared.config.resource.as_str();
+    let mut backoff = MIN_BACKOFF;
+    let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
+    let mut sweeps = 0_u32;
+    loop {
+        let start = Revision(shared.state.read().revision.0 + 1);
+        let mut stream = match shared.storage.watch(prefix, start).await {
+            Ok(stream) => stream,
+            Err(error @ StorageError::Compacted { .. }) => return error.to_string(),
+            Err(error) => {
+                tracing::warn!(resource, %error, "cannot watch");
+                tokio::time::sleep(backoff).await;
+                backoff = (backoff * 2).min(MAX_BACKOFF);
+                continue;
+            }
+        };
+        loop {
+            tokio::select! {
+                message = stream.next() => match message {
+                    Some(Ok(WatchMessage::Events(events))) => {
+                        backoff = MIN_BACKOFF;
+                        apply(shared, events);
+                    }
+                    Some(Ok(WatchMessage::Progress(revision))) => shared.progress(revision),
+                    Some(Err(error @ StorageError::Compacted { .. })) => return error.to_string(),
+                    Some(Err(error)) => {
+                        tracing::warn!(resource, %error, "watch broke off");
+                        break;
+                    }
+                    None => break,
+                },
+                () = shared.relist.notified() => return "the store's revision went back".into(),
+                _ = sweep.tick() => {
+                    sweeps = sweeps.wrapping_add(1);
+                    tidy(shared, sweeps);
+                }
+            }
+        }
+        tokio::time::sleep(backoff).await;
+        backoff = (backoff * 2).min(MAX_BACKOFF);
+    }
+}
+
+fn apply(shared: &Shared, events: Vec<Event>) {
+    let now = Instant::now();
+    let updates: Vec<Update> = events.into_iter().map(|event| update(shared, event)).collect();
+    let applied = {
+        let mut state = shared.state.write();
+        updates.into_iter().filter_map(|update| state.apply(update, now)).collect::<Vec<_>>()
+    };
+    shared.wakers.lock().ring(&applied);
+    shared.publish_reached();
+}
+
+fn update(shared: &Shared, event: Event) -> Update {
+    let Event { kv, deleted, .. } = event;
+    if deleted {
+        return Update::Delete { key: kv.key, revision: kv.mod_revision };
+    }
+    match decode(shared, &kv) {
+        Ok(object) => Update::Put(Arc::new(object)),
+        Err(message) => {
+            tracing::error!(resource = shared.config.resource, key = %kv.key, message, "stored value cannot be decoded");
+            Update::Broken { key: kv.key, revision: kv.mod_revision, message }
+        }
+    }
+}
+
+fn decode(shared: &Shared, kv: &KeyValue) -> Result<StoredObject, String> {
+    let config = &shared.config;
+    StoredObject::decode(&*config.codec, &config.layout, kv, &shared.budget).map_err(|e| e.to_string())
+}
+
+fn tidy(shared: &Shared, sweeps: u32) {
+    let mut state = shared.state.write();
+    let before = state.ring_len();
+    state.trim(Instant::now());
+    if before == state.ring_len() {
+        state.drop_frames();
+    }
+    let objects = state.objects.clone();
+    drop(state);
+    if sweeps.is_multiple_of(SWEEPS_PER_REPRESENTATIONS) && shared.budget.used() > 0 {
+        for object in objects.values() {
+            object.sweep();
+        }
+    }
+}
+
+type Listed = (Objects, BTreeMap<Arc<str>, String>, Revision);
+
+/// All objects as the store has them, latest or at a revision.
+pub(crate) async fn list_at(shared: &Shared, revision: Option<Revision>) -> Result<Listed, Error> {
+    let prefix = shared.config.layout.prefix();
+    let request =
+        RangeRequest { start: prefix.to_owned(), end: storage::prefix_end(prefix), limit: 0, revision };
+    let response = shared.storage.range(request).await?;
+    let mut objects = Vec::with_capacity(response.kvs.len());
+    let mut broken = BTreeMap::new();
+    for (i, kv) in response.kvs.into_iter().enumerate() {
+        match decode(shared, &kv) {
+            Ok(object) => objects.push((Arc::clone(object.key()), Arc::new(object))),
+            Err(message) => {
+                broken.insert(kv.key, message);
+            }
+        }
+        if i % DECODE_CHUNK == DECODE_CHUNK - 1 {
+            tokio::task::yield_now().await;
+        }
+    }
+    Ok((objects.into_iter().collect(), broken, response.revision))
+}

@@ -1,0 +1,385 @@
+//! The cache's state and how changes move it: no I/O, no clock of its own.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use imbl::OrdMap;
+use storage::Revision;
+
+use crate::object::{Slots, StoredObject};
+
+/// Objects by key.
+pub(crate) type Objects = OrdMap<Arc<str>, Arc<StoredObject>>;
+
+/// What a watcher is told of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EventKind {
+    /// The object appeared, or began to match.
+    Added,
+    /// The object changed.
+    Modified,
+    /// The object went, or ceased to match.
+    Deleted,
+}
+
+impl EventKind {
+    /// `type` of a watch event.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Added => "ADDED",
+            Self::Modified => "MODIFIED",
+            Self::Deleted => "DELETED",
+        }
+    }
+}
+
+/// One change of one object, shared by all watchers.
+#[derive(Debug)]
+pub struct CacheEvent {
+    revision: Revision,
+    /// The object after the change; after a delete, what it was, at the delete's revision.
+    object: Arc<StoredObject>,
+    prev: Option<Arc<StoredObject>>,
+    deleted: bool,
+    /// The object before the change at the revision of the change: what a watcher sees whose filter it left.
+    left: OnceLock<Arc<StoredObject>>,
+    frames: Slots,
+    seen: Instant,
+}
+
+impl CacheEvent {
+    /// The revision of the change.
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// When the cache learnt of it.
+    pub fn seen(&self) -> Instant {
+        self.seen
+    }
+
+    pub(crate) fn object(&self) -> &Arc<StoredObject> {
+        &self.object
+    }
+
+    pub(crate) fn prev(&self) -> Option<&Arc<StoredObject>> {
+        self.prev.as_ref()
+    }
+
+    /// What a watcher with this filter sees of it, `None` when it is nothing.
+    pub(crate) fn seen_through(
+        &self,
+        matches: impl Fn(&StoredObject) -> bool,
+    ) -> Option<(EventKind, &Arc<StoredObject>)> {
+        let before = self.prev.as_ref().is_some_and(|prev| matches(prev));
+        let after = !self.deleted && matches(&self.object);
+        match (before, after) {
+            (false, true) => Some((EventKind::Added, &self.object)),
+            (true, true) => Some((EventKind::Modified, &self.object)),
+            (true, false) if self.deleted => Some((EventKind::Deleted, &self.object)),
+            (true, false) => {
+                let prev = self.prev.as_ref()?;
+                let left = self.left.get_or_init(|| Arc::new(prev.at_revision(self.revision)));
+                Some((EventKind::Deleted, left))
+            }
+            (false, false) => None,
+        }
+    }
+
+    /// The event as written to watchers, made once for all of them while it is recent. `representation` distinguishes
+    /// forms (its numbers are the user's, below 2^28).
+    pub fn frame<E>(
+        &self,
+        kind: EventKind,
+        representation: u32,
+        encode: impl FnOnce() -> Result<Bytes, E>,
+    ) -> Result<Bytes, E> {
+        let id = representation << 2 | kind as u32;
+        if let Some(frame) = self.frames.get(id) {
+            return Ok(frame);
+        }
+        let frame = encode()?;
+        self.frames.put(id, &frame);
+        Ok(frame)
+    }
+
+    /// Bytes it keeps from being freed.
+    fn weight(&self) -> usize {
+        const OVERHEAD: usize = 400;
+        OVERHEAD + self.object.json_len()
+    }
+}
+
+/// How much of the recent past is held. The defaults follow upstream's: 75 s, 100 to 102400 events.
+#[derive(Debug, Clone, Copy)]
+pub struct RingLimits {
+    /// At most this many events.
+    pub max_events: usize,
+    /// At most this many bytes of objects.
+    pub max_bytes: usize,
+    /// Events older than this are dropped, except the latest `min_events`.
+    pub max_age: Duration,
+    /// See `max_age`.
+    pub min_events: usize,
+}
+
+impl Default for RingLimits {
+    fn default() -> Self {
+        Self {
+            max_events: 102_400,
+            max_bytes: 64 * 1024 * 1024,
+            max_age: Duration::from_secs(75),
+            min_events: 100,
+        }
+    }
+}
+
+/// Encoded frames are kept for this many of the latest events.
+const FRAMES_KEPT: usize = 128;
+/// At most this many recently used old snapshots are held.
+const MAX_PINNED: usize = 8;
+/// An old snapshot not used for this long is let go.
+const PIN_TIME: Duration = Duration::from_secs(60);
+
+/// A change, decoded.
+#[derive(Debug)]
+pub(crate) enum Update {
+    Put(Arc<StoredObject>),
+    /// A value that cannot be decoded took the key's place.
+    Broken {
+        key: Arc<str>,
+        revision: Revision,
+        message: String,
+    },
+    Delete {
+        key: Arc<str>,
+        revision: Revision,
+    },
+}
+
+/// What the cache knows.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) objects: Objects,
+    /// Keys whose values cannot be decoded, with the reasons.
+    pub(crate) broken: BTreeMap<Arc<str>, String>,
+    /// Everything up to here is in `objects`.
+    pub(crate) revision: Revision,
+    ring: VecDeque<Arc<CacheEvent>>,
+    ring_bytes: usize,
+    /// Events up to and including this revision are not in the ring.
+    floor: Revision,
+    /// Counts fresh starts; 0 is before the first. Watchers of an earlier one may have missed something.
+    pub(crate) generation: u64,
+    pinned: VecDeque<Pinned>,
+    limits: RingLimits,
+    /// Bytes of the objects' JSON.
+    pub(crate) bytes: usize,
+}
+
+#[derive(Debug)]
+struct Pinned {
+    revision: Revision,
+    objects: Objects,
+    used: Instant,
+}
+
+impl State {
+    pub(crate) fn new(limits: RingLimits) -> Self {
+        Self {
+            objects: Objects::new(),
+            broken: BTreeMap::new(),
+            revision: Revision(0),
+            ring: VecDeque::new(),
+            ring_bytes: 0,
+            floor: Revision(0),
+            generation: 0,
+            pinned: VecDeque::new(),
+            limits,
+            bytes: 0,
+        }
+    }
+
+    /// Starts afresh from a list.
+    pub(crate) fn install(
+        &mut self,
+        objects: Objects,
+        broken: BTreeMap<Arc<str>, String>,
+        revision: Revision,
+    ) {
+        self.bytes = objects.values().map(|o| o.json_without_version().len()).sum();
+        self.objects = objects;
+        self.broken = broken;
+        self.revision = revision;
+        self.floor = revision;
+        self.ring.clear();
+        self.ring_bytes = 0;
+        self.pinned.clear();
+        self.generation += 1;
+    }
+
+    /// Takes in one change, at a revision after (or, within one transaction, at) the last.
+    pub(crate) fn apply(&mut self, update: Update, now: Instant) -> Option<Arc<CacheEvent>> {
+        let (revision, object, prev, deleted) = match update {
+            Update::Put(object) => {
+                self.broken.remove(object.key());
+                let prev = self.objects.insert(Arc::clone(object.key()), Arc::clone(&object));
+                self.bytes += object.json_without_version().len();
+                (object.revision(), object, prev, false)
+            }
+            Update::Broken { key, revision, message } => {
+                // to watchers it is gone: there is nothing to show
+                let prev = self.objects.remove(&key);
+                self.broken.insert(key, message);
+                self.revision = self.revision.max(revision);
+                let prev = prev?;
+                (revision, Arc::new(prev.at_revision(revision)), Some(prev), true)
+            }
+            Update::Delete { key, revision } => {
+                self.broken.remove(&key);
+                self.revision = self.revision.max(revision);
+                let prev = self.objects.remove(&key)?;
+                (revision, Arc::new(prev.at_revision(revision)), Some(prev), true)
+            }
+        };
+        if let Some(prev) = &prev {
+            self.bytes -= prev.json_without_version().len();
+        }
+        self.revision = self.revision.max(revision);
+        let event = Arc::new(CacheEvent {
+            revision,
+            object,
+            prev,
+            deleted,
+            left: OnceLock::new(),
+            frames: Slots::default(),
+            seen: now,
+        });
+        self.ring_bytes += event.weight();
+        self.ring.push_back(Arc::clone(&event));
+        if let Some(older) = self.ring.len().checked_sub(FRAMES_KEPT + 1).and_then(|i| self.ring.get(i)) {
+            older.frames.clear();
+        }
+        self.trim(now);
+        Some(event)
+    }
+
+    /// Learns that nothing happened up to a revision.
+    pub(crate) fn progress(&mut self, revision: Revision) {
+        self.revision = self.revision.max(revision);
+    }
+
+    /// Drops what is beyond the ring's limits, and snapshots nobody uses.
+    pub(crate) fn trim(&mut self, now: Instant) {
+        let limits = self.limits;
+        while let Some(oldest) = self.ring.front() {
+            let too_many = self.ring.len() > limits.max_events || self.ring_bytes > limits.max_bytes;
+            let too_old = self.ring.len() > limits.min_events
+                && now.saturating_duration_since(oldest.seen) > limits.max_age;
+            // the latest event stays even when it alone is too large: watchers must be able to read it
+            if !(too_many || too_old) || self.ring.len() == 1 {
+                break;
+            }
+            self.floor = oldest.revision;
+            self.ring_bytes -= oldest.weight();
+            self.ring.pop_front();
+        }
+        // events of one revision go together
+        while self.ring.len() > 1 && self.ring.front().is_some_and(|e| e.revision <= self.floor) {
+            if let Some(event) = self.ring.pop_front() {
+                self.ring_bytes -= event.weight();
+            }
+        }
+        if self.ring.capacity() > 256 && self.ring.len() * 4 < self.ring.capacity() {
+            self.ring.shrink_to(self.ring.len() * 2);
+        }
+        self.pinned.retain(|p| now.saturating_duration_since(p.used) < PIN_TIME);
+    }
+
+    /// Forgets frames of all events: for quiet times.
+    pub(crate) fn drop_frames(&self) {
+        for event in self.ring.iter().rev().take(FRAMES_KEPT + 1) {
+            event.frames.clear();
+        }
+    }
+
+    /// Events after a revision, oldest first, at most `max`. `None` when the ring does not reach back that far.
+    pub(crate) fn after(&self, revision: Revision, max: usize) -> Option<Vec<Arc<CacheEvent>>> {
+        if revision < self.floor {
+            return None;
+        }
+        let from = self.ring.partition_point(|e| e.revision <= revision);
+        let mut to = (from + max).min(self.ring.len());
+        // never split a revision: the position could not say where
+        while to > from && to < self.ring.len() && self.ring[to].revision == self.ring[to - 1].revision {
+            to += 1;
+        }
+        Some(self.ring.range(from..to).cloned().collect())
+    }
+
+    /// The oldest revision watches can start after.
+    pub(crate) fn floor(&self) -> Revision {
+        self.floor
+    }
+
+    pub(crate) fn ring_len(&self) -> usize {
+        self.ring.len()
+    }
+
+    pub(crate) fn ring_bytes(&self) -> usize {
+        self.ring_bytes
+    }
+
+    /// The objects as they were at a revision, if that is still known.
+    pub(crate) fn at(&mut self, revision: Revision, now: Instant) -> Option<Objects> {
+        if revision > self.revision {
+            return None;
+        }
+        if let Some(pinned) = self.pinned.iter_mut().find(|p| p.revision == revision) {
+            pinned.used = now;
+            return Some(pinned.objects.clone());
+        }
+        if revision < self.floor {
+            return None;
+        }
+        let mut objects = self.objects.clone();
+        for event in self.ring.iter().rev().take_while(|e| e.revision > revision) {
+            let key = event.object.key();
+            match &event.prev {
+                Some(prev) => objects.insert(Arc::clone(key), Arc::clone(prev)),
+                None => objects.remove(key),
+            };
+        }
+        Some(objects)
+    }
+
+    /// Holds on to a snapshot that a client has been given a token for.
+    pub(crate) fn pin(&mut self, revision: Revision, objects: &Objects, now: Instant) {
+        if self.pinned.iter().any(|p| p.revision == revision) {
+            return;
+        }
+        if self.pinned.len() >= MAX_PINNED {
+            let oldest = self.pinned.iter().enumerate().min_by_key(|(_, p)| p.used).map(|(i, _)| i);
+            if let Some(i) = oldest {
+                self.pinned.remove(i);
+            }
+        }
+        self.pinned.push_back(Pinned { revision, objects: objects.clone(), used: now });
+    }
+}
+
+/// The objects whose keys start with `prefix`, from `start` on if it is given.
+pub(crate) fn range<'o>(
+    objects: &'o Objects,
+    prefix: &'o str,
+    start: Option<&str>,
+) -> impl Iterator<Item = &'o Arc<StoredObject>> + use<'o> {
+    let from: Arc<str> = start.filter(|s| *s > prefix).unwrap_or(prefix).into();
+    objects
+        .range((Bound::Included(from), Bound::Unbounded))
+        .map(|(_, object)| object)
+        .take_while(move |object| object.key().starts_with(prefix))
+}

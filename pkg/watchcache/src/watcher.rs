@@ -1,0 +1,410 @@
+//! A watch: a position in the ring of changes, seen through a filter.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use storage::Revision;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::cache::{ByInterest, Filter, ReadVersion, Shared, Snapshot, WatchCache};
+use crate::error::Error;
+use crate::object::StoredObject;
+use crate::state::{CacheEvent, EventKind, State};
+
+/// A bookmark is sent this often.
+const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
+/// The last bookmark is sent this long before the watch ends.
+const BOOKMARK_BEFORE_END: Duration = Duration::from_secs(2);
+/// Changes looked through under one lock.
+const MAX_SCAN: usize = 256;
+
+/// Where a watch begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WatchStart {
+    /// Changes after this revision.
+    After(Revision),
+    /// Changes from now on.
+    Now,
+    /// First every object as added, from a state like this, then changes: no resourceVersion
+    /// ([`ReadVersion::Latest`]) or `0` ([`ReadVersion::Any`]).
+    State(ReadVersion),
+    /// The same, with a bookmark after the objects: `sendInitialEvents=true`.
+    InitialEvents(ReadVersion),
+}
+
+/// Which objects can concern a watcher, so that others need not wake it; never wider than the filter allows, never
+/// narrower than what it matches.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub enum Interest {
+    /// Any object.
+    #[default]
+    Everything,
+    /// Objects of a namespace.
+    Namespace(String),
+    /// The object of this namespace (empty without) and name.
+    Object(String, String),
+    /// Objects whose selectable field (by its place in the codec's order) has this value, in any namespace.
+    Field(usize, String),
+}
+
+impl Interest {
+    /// Whether an object is of interest.
+    pub fn covers(&self, object: &StoredObject) -> bool {
+        match self {
+            Self::Everything => true,
+            Self::Namespace(namespace) => object.namespace() == namespace,
+            Self::Object(namespace, name) => object.name() == name && object.namespace() == namespace,
+            Self::Field(index, value) => object.field(*index) == value,
+        }
+    }
+}
+
+/// What a watch asks for.
+#[derive(Clone)]
+pub struct WatchOptions {
+    /// Where it begins.
+    pub start: WatchStart,
+    /// Which objects it is about. Applied beside the filter.
+    pub interest: Interest,
+    /// Only objects that match.
+    pub filter: Option<Filter>,
+    /// Send bookmarks, about one a minute and one before the end.
+    pub bookmarks: bool,
+    /// The watch ends after this time.
+    pub timeout: Option<Duration>,
+}
+
+impl WatchOptions {
+    /// All changes from a start on, without bookmarks or end.
+    pub fn new(start: WatchStart) -> Self {
+        Self { start, interest: Interest::Everything, filter: None, bookmarks: false, timeout: None }
+    }
+}
+
+/// One thing a watcher is told.
+#[derive(Debug, Clone)]
+pub enum WatchItem {
+    /// An object that was there when the watch began.
+    Initial(Arc<StoredObject>),
+    /// A change.
+    Event {
+        /// What it is to this watcher.
+        kind: EventKind,
+        /// The object to show, at the change's revision.
+        object: Arc<StoredObject>,
+        /// The change, which keeps encoded frames for all watchers. Its frames by kind hold for this `object`.
+        event: Arc<CacheEvent>,
+    },
+    /// Everything up to this revision has been sent.
+    Bookmark {
+        /// The revision.
+        revision: Revision,
+        /// It ends the initial objects: annotate it with `k8s.io/initial-events-end: "true"`.
+        initial_events_end: bool,
+    },
+}
+
+/// An open watch. Ends by itself: after its timeout, after an error, when the cache stops.
+pub struct Watcher {
+    shared: Arc<Shared>,
+    subscription: Arc<Subscription>,
+    options: WatchOptions,
+    generation: u64,
+    position: Revision,
+    initial: Option<Initial>,
+    next_bookmark: Option<Instant>,
+    deadline: Option<Instant>,
+    ended: bool,
+}
+
+/// The objects to be sent first.
+struct Initial {
+    snapshot: Snapshot,
+    next: Option<Arc<str>>,
+    mark_end: bool,
+}
+
+impl Watcher {
+    pub(crate) async fn begin(cache: &WatchCache, options: WatchOptions) -> Result<Self, Error> {
+        cache.wait_for(ReadVersion::Any).await?;
+        // known before anything is read: a fresh start meanwhile ends this watch
+        let generation = cache.shared.state.read().generation;
+        let initial = match options.start {
+            WatchStart::After(revision) => {
+                let floor = cache.shared.state.read().floor();
+                if revision < floor {
+                    return Err(too_old(revision, floor));
+                }
+                None
+            }
+            WatchStart::Now => {
+                cache.wait_for(ReadVersion::Latest).await?;
+                None
+            }
+            WatchStart::State(version) | WatchStart::InitialEvents(version) => {
+                let snapshot = cache.read(version).await?;
+                let mark_end = matches!(options.start, WatchStart::InitialEvents(_));
+                Some(Initial { snapshot, next: None, mark_end })
+            }
+        };
+        let shared = Arc::clone(&cache.shared);
+        let subscription = shared.wakers.lock().add(options.interest.clone());
+        let current = shared.state.read().revision;
+        let position = match (&initial, options.start) {
+            (Some(initial), _) => initial.snapshot.revision(),
+            (None, WatchStart::After(revision)) => revision,
+            (None, _) => current,
+        };
+        let now = Instant::now();
+        let deadline = options.timeout.map(|timeout| now + timeout);
+        let next_bookmark = options.bookmarks.then(|| next_bookmark(now, deadline));
+        Ok(Self {
+            shared,
+            subscription,
+            options,
+            generation,
+            position,
+            initial,
+            next_bookmark,
+            deadline,
+            ended: false,
+        })
+    }
+
+    /// The next things, at least one and at most about `max`; `None` at the end, which follows every error. May be
+    /// cancelled without losing anything.
+    pub async fn next_batch(&mut self, max: usize) -> Option<Result<Vec<WatchItem>, Error>> {
+        loop {
+            if self.ended || self.shared.stop.is_cancelled() {
+                return None;
+            }
+            let items = match self.initial_batch(max).map_or_else(|| self.step(max), Ok) {
+                Ok(items) => items,
+                Err(error) => {
+                    self.ended = true;
+                    return Some(Err(error));
+                }
+            };
+            if !items.is_empty() {
+                return Some(Ok(items));
+            }
+            if self.initial.is_some() {
+                continue;
+            }
+            let now = Instant::now();
+            if self.deadline.is_some_and(|deadline| now >= deadline) {
+                self.ended = true;
+                return None;
+            }
+            if self.next_bookmark.is_some_and(|due| now >= due) {
+                self.next_bookmark = Some(next_bookmark(now, self.deadline));
+                let bookmark = WatchItem::Bookmark { revision: self.position, initial_events_end: false };
+                return Some(Ok(vec![bookmark]));
+            }
+            let wake_at = [self.deadline, self.next_bookmark].into_iter().flatten().min();
+            tokio::select! {
+                () = self.subscription.wake.notified() => {}
+                () = self.shared.stop.cancelled() => {}
+                () = sleep_until(wake_at) => {}
+            }
+        }
+    }
+
+    /// Everything up to this revision has been handed out, apart from initial objects still to come.
+    pub fn position(&self) -> Revision {
+        self.position
+    }
+
+    /// The next initial objects; `None` when there are none left. May be empty when all were filtered out.
+    fn initial_batch(&mut self, max: usize) -> Option<Vec<WatchItem>> {
+        let initial = self.initial.as_mut()?;
+        let layout = &self.shared.config.layout;
+        let prefix = match &self.options.interest {
+            Interest::Namespace(namespace) | Interest::Object(namespace, _) => {
+                layout.namespace_prefix(namespace)
+            }
+            _ => layout.prefix().to_owned(),
+        };
+        let range = crate::state::range(&initial.snapshot.objects, &prefix, initial.next.as_deref());
+        let mut items = Vec::new();
+        let mut last = None;
+        for (scanned, object) in range.enumerate() {
+            if items.len() >= max || scanned >= MAX_SCAN.max(max) {
+                initial.next = last.map(|key: &Arc<str>| format!("{key}\0").into());
+                return Some(items);
+            }
+            last = Some(object.key());
+            let matches = self.options.interest.covers(object)
+                && self.options.filter.as_ref().is_none_or(|filter| filter(object));
+            if matches {
+                items.push(WatchItem::Initial(Arc::clone(object)));
+            }
+        }
+        if initial.mark_end {
+            let revision = initial.snapshot.revision();
+            items.push(WatchItem::Bookmark { revision, initial_events_end: true });
+        }
+        self.initial = None;
+        Some(items)
+    }
+
+    /// Changes after the position; moves it.
+    fn step(&mut self, max: usize) -> Result<Vec<WatchItem>, Error> {
+        let mut items = Vec::new();
+        loop {
+            let (events, revision) = {
+                let state = self.shared.state.read();
+                (self.unread(&state)?, state.revision)
+            };
+            let drained = events.len() < MAX_SCAN;
+            for event in events {
+                self.position = event.revision();
+                let matches = |object: &StoredObject| {
+                    self.options.interest.covers(object)
+                        && self.options.filter.as_ref().is_none_or(|filter| filter(object))
+                };
+                if let Some((kind, object)) = event.seen_through(matches) {
+                    let object = Arc::clone(object);
+                    items.push(WatchItem::Event { kind, object, event });
+                }
+            }
+            if drained {
+                self.position = self.position.max(revision);
+            }
+            if drained || items.len() >= max {
+                return Ok(items);
+            }
+        }
+    }
+
+    fn unread(&self, state: &State) -> Result<Vec<Arc<CacheEvent>>, Error> {
+        if state.generation != self.generation {
+            return Err(Error::Expired("The resourceVersion for the provided watch is too old.".into()));
+        }
+        state.after(self.position, MAX_SCAN).ok_or_else(|| too_old(self.position, state.floor()))
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.shared.wakers.lock().remove(&self.options.interest, &self.subscription);
+    }
+}
+
+fn too_old(revision: Revision, floor: Revision) -> Error {
+    Error::Expired(format!("too old resource version: {revision} ({floor})"))
+}
+
+fn next_bookmark(now: Instant, deadline: Option<Instant>) -> Instant {
+    let regular = now + BOOKMARK_INTERVAL;
+    let last =
+        deadline.and_then(|deadline| deadline.checked_sub(BOOKMARK_BEFORE_END)).filter(|last| *last > now);
+    last.map_or(regular, |last| last.min(regular))
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A watcher's bell.
+#[derive(Debug, Default)]
+pub(crate) struct Subscription {
+    pub(crate) wake: Notify,
+}
+
+/// All bells, by what they are rung for.
+#[derive(Default)]
+pub(crate) struct Wakers {
+    by_interest: ByInterest,
+    /// Which selectable fields anyone is interested in, with counts.
+    fields: Vec<(usize, usize)>,
+    namespaces: usize,
+    objects: usize,
+    count: usize,
+}
+
+impl Wakers {
+    pub(crate) fn len(&self) -> usize {
+        self.count
+    }
+
+    fn add(&mut self, interest: Interest) -> Arc<Subscription> {
+        let subscription = Arc::<Subscription>::default();
+        self.tally(&interest, 1);
+        self.by_interest.entry(interest).or_default().push(Arc::clone(&subscription));
+        subscription
+    }
+
+    fn remove(&mut self, interest: &Interest, subscription: &Arc<Subscription>) {
+        let Some(list) = self.by_interest.get_mut(interest) else { return };
+        let Some(at) = list.iter().position(|s| Arc::ptr_eq(s, subscription)) else { return };
+        list.swap_remove(at);
+        if list.is_empty() {
+            self.by_interest.remove(interest);
+        }
+        self.tally(interest, -1);
+    }
+
+    fn tally(&mut self, interest: &Interest, by: isize) {
+        self.count = self.count.saturating_add_signed(by);
+        match interest {
+            Interest::Everything => {}
+            Interest::Namespace(_) => self.namespaces = self.namespaces.saturating_add_signed(by),
+            Interest::Object(..) => self.objects = self.objects.saturating_add_signed(by),
+            Interest::Field(index, _) => match self.fields.iter_mut().find(|(i, _)| i == index) {
+                Some((_, count)) => *count = count.saturating_add_signed(by),
+                None => self.fields.push((*index, 1)),
+            },
+        }
+    }
+
+    /// Rings for changes.
+    pub(crate) fn ring(&self, events: &[Arc<CacheEvent>]) {
+        if self.count == 0 || events.is_empty() {
+            return;
+        }
+        self.ring_one(&Interest::Everything);
+        for event in events {
+            let object = event.object();
+            if self.namespaces > 0 {
+                self.ring_one(&Interest::Namespace(object.namespace().to_owned()));
+            }
+            if self.objects > 0 {
+                self.ring_one(&Interest::Object(object.namespace().to_owned(), object.name().to_owned()));
+            }
+            for (index, _) in self.fields.iter().filter(|(_, count)| *count > 0) {
+                let now = object.field(*index);
+                self.ring_one(&Interest::Field(*index, now.to_owned()));
+                if let Some(before) = event.prev().map(|p| p.field(*index)).filter(|before| *before != now) {
+                    self.ring_one(&Interest::Field(*index, before.to_owned()));
+                }
+            }
+        }
+    }
+
+    /// Rings for everyone: the state was replaced.
+    pub(crate) fn ring_all(&self) {
+        for subscription in self.by_interest.values().flatten() {
+            subscription.wake.notify_one();
+        }
+    }
+
+    fn ring_one(&self, interest: &Interest) {
+        for subscription in self.by_interest.get(interest).into_iter().flatten() {
+            subscription.wake.notify_one();
+        }
+    }
+}
+
+impl Shared {
+    /// Whether the cache has been stopped.
+    pub(crate) fn mark_stopped(&self) {
+        self.stopped.store(true, Ordering::Release);
+        self.wakers.lock().ring_all();
+    }
+}
