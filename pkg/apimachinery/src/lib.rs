@@ -7,16 +7,25 @@
 //! Where to start: [`descriptor`] (what a resource is), [`schema`] (what an object looks like),
 //! [`status`] (how every failure reaches a client).
 
+pub mod coerce;
+pub mod decode;
 pub mod descriptor;
-pub mod protobuf;
+pub mod gotime;
+pub mod json;
 pub mod managedfields;
 pub mod meta;
 pub mod patch;
+pub mod protobuf;
+pub mod quantity;
 pub mod schema;
 pub mod status;
 pub mod strategy;
+pub mod strict;
 pub mod table;
+#[cfg(test)]
+mod testing;
 pub mod validation;
+pub mod yaml;
 
 /// The dynamic object tree. Maps are sorted by key, which equals the order Go prints maps in.
 pub use serde_json::Value;

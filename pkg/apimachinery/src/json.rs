@@ -1,0 +1,504 @@
+//! A JSON reader with a bounded depth, Go's error texts and a flag for repeated keys.
+//!
+//! Integers that fit `i64` stay integers, every other number becomes a float, as upstream's
+//! `UnmarshalCaseSensitivePreserveInts` does. Grammar: RFC 8259; texts: Go's `encoding/json` scanner, since clients
+//! show them to users. `serde_json` cannot report repeated keys, and its depth limit (128) is below that of deep
+//! CustomResourceDefinitions.
+
+use std::borrow::Cow;
+
+use serde_json::Number;
+
+use crate::{Map, Value};
+
+/// Deepest nesting of arrays and objects that is read. Upstream allows 10,000; every walker here recurses, so the bound
+/// keeps the deepest tree well inside a 2 MiB stack.
+pub const MAX_DEPTH: usize = 500;
+
+/// Why a text is not JSON, in the words of Go's `encoding/json`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SyntaxError {
+    /// The text ends inside a value.
+    #[error("unexpected end of JSON input")]
+    UnexpectedEnd,
+    /// A character that the grammar does not allow here.
+    #[error("invalid character {} {context}", quote_char(*.found))]
+    InvalidCharacter {
+        /// The byte found.
+        found: u8,
+        /// Where the reader was.
+        context: Cow<'static, str>,
+    },
+    /// Nested deeper than [`MAX_DEPTH`].
+    #[error("exceeded max depth")]
+    TooDeep,
+    /// A number beyond the range of a 64-bit float.
+    #[error("json: cannot unmarshal number {0} into Go value of type float64")]
+    NumberRange(String),
+}
+
+/// A text as Go's `strconv.Quote` prints it.
+pub fn go_quote(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\x07' => out.push_str("\\a"),
+            '\x08' => out.push_str("\\b"),
+            '\x0c' => out.push_str("\\f"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\x0b' => out.push_str("\\v"),
+            c if (c as u32) < 0x20 || c as u32 == 0x7f => out.push_str(&format!("\\x{:02x}", c as u32)),
+            c if c.is_control() => out.push_str(&format!("\\u{:04x}", c as u32)),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
+fn quote_char(byte: u8) -> String {
+    match byte {
+        b'\'' => "'\\''".into(),
+        b'"' => "'\"'".into(),
+        other => {
+            let quoted = go_quote(&char::from(other).to_string());
+            format!("'{}'", &quoted[1..quoted.len() - 1])
+        }
+    }
+}
+
+/// A document and whether any object in it repeats a key (the last value stands).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Parsed {
+    /// The tree.
+    pub value: Value,
+    /// Some object repeats a key; [`crate::strict`] says which.
+    pub has_duplicates: bool,
+}
+
+/// Reads one JSON document. Bytes that are not UTF-8 become U+FFFD, as in Go.
+pub fn parse(bytes: &[u8]) -> Result<Parsed, SyntaxError> {
+    parse_str(&String::from_utf8_lossy(bytes))
+}
+
+/// Reads one JSON document.
+pub fn parse_str(text: &str) -> Result<Parsed, SyntaxError> {
+    let mut reader = Reader::new(text);
+    let value = reader.value()?;
+    reader.finish()?;
+    Ok(Parsed { value, has_duplicates: reader.has_duplicates })
+}
+
+/// A position in a JSON text. The steps are public to the crate for walkers that build no tree.
+pub(crate) struct Reader<'a> {
+    text: &'a str,
+    bytes: &'a [u8],
+    position: usize,
+    depth: usize,
+    has_duplicates: bool,
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) fn new(text: &'a str) -> Self {
+        Self { text, bytes: text.as_bytes(), position: 0, depth: 0, has_duplicates: false }
+    }
+
+    /// The next byte that is no white space.
+    pub(crate) fn peek(&mut self) -> Option<u8> {
+        while let Some(byte) = self.bytes.get(self.position) {
+            match byte {
+                b' ' | b'\n' | b'\t' | b'\r' => self.position += 1,
+                other => return Some(*other),
+            }
+        }
+        None
+    }
+
+    fn unexpected<T>(&self, context: impl Into<Cow<'static, str>>) -> Result<T, SyntaxError> {
+        match self.bytes.get(self.position) {
+            None => Err(SyntaxError::UnexpectedEnd),
+            Some(found) => Err(SyntaxError::InvalidCharacter { found: *found, context: context.into() }),
+        }
+    }
+
+    pub(crate) fn finish(&mut self) -> Result<(), SyntaxError> {
+        match self.peek() {
+            None => Ok(()),
+            Some(_) => self.unexpected("after top-level value"),
+        }
+    }
+
+    /// Steps into an object or array whose opening byte was peeked. Pair with [`Reader::leave`].
+    pub(crate) fn enter(&mut self) -> Result<(), SyntaxError> {
+        self.position += 1;
+        self.depth += 1;
+        if self.depth > MAX_DEPTH { Err(SyntaxError::TooDeep) } else { Ok(()) }
+    }
+
+    fn leave(&mut self) {
+        self.position += 1;
+        self.depth -= 1;
+    }
+
+    /// The next key of the object entered, its colon consumed; `None` at (and past) the closing brace.
+    pub(crate) fn next_key(&mut self, first: bool) -> Result<Option<Cow<'a, str>>, SyntaxError> {
+        match self.peek() {
+            Some(b'}') => {
+                self.leave();
+                return Ok(None);
+            }
+            Some(b',') if !first => self.position += 1,
+            _ if first => {}
+            _ => return self.unexpected("after object key:value pair"),
+        }
+        if self.peek() != Some(b'"') {
+            return self.unexpected("looking for beginning of object key string");
+        }
+        let key = self.string()?;
+        if self.peek() != Some(b':') {
+            return self.unexpected("after object key");
+        }
+        self.position += 1;
+        Ok(Some(key))
+    }
+
+    /// Whether the array entered has another item; consumes the comma before it or the closing bracket.
+    pub(crate) fn next_item(&mut self, first: bool) -> Result<bool, SyntaxError> {
+        match self.peek() {
+            Some(b']') => {
+                // a comma was consumed only when an item follows, so `[1,]` fails at the value
+                self.leave();
+                Ok(false)
+            }
+            Some(b',') if !first => {
+                self.position += 1;
+                if self.peek() == Some(b']') {
+                    return self.unexpected("looking for beginning of value");
+                }
+                Ok(true)
+            }
+            _ if first => Ok(true),
+            _ => self.unexpected("after array element"),
+        }
+    }
+
+    fn value(&mut self) -> Result<Value, SyntaxError> {
+        match self.peek() {
+            Some(b'{') => self.object(),
+            Some(b'[') => self.array(),
+            Some(b'"') => Ok(Value::String(self.string()?.into_owned())),
+            Some(b'-' | b'0'..=b'9') => self.number().map(Value::Number),
+            Some(b't') => self.literal("true").map(|()| Value::Bool(true)),
+            Some(b'f') => self.literal("false").map(|()| Value::Bool(false)),
+            Some(b'n') => self.literal("null").map(|()| Value::Null),
+            _ => self.unexpected("looking for beginning of value"),
+        }
+    }
+
+    fn object(&mut self) -> Result<Value, SyntaxError> {
+        self.enter()?;
+        let mut map = Map::new();
+        let mut first = true;
+        while let Some(key) = self.next_key(first)? {
+            first = false;
+            let value = self.value()?;
+            if map.insert(key.into_owned(), value).is_some() {
+                self.has_duplicates = true;
+            }
+        }
+        Ok(Value::Object(map))
+    }
+
+    fn array(&mut self) -> Result<Value, SyntaxError> {
+        self.enter()?;
+        let mut items = Vec::new();
+        while self.next_item(items.is_empty())? {
+            items.push(self.value()?);
+        }
+        Ok(Value::Array(items))
+    }
+
+    /// Steps over a value of any kind.
+    pub(crate) fn skip(&mut self) -> Result<(), SyntaxError> {
+        match self.peek() {
+            Some(b'{') => {
+                self.enter()?;
+                let mut first = true;
+                while self.next_key(first)?.is_some() {
+                    first = false;
+                    self.skip()?;
+                }
+                Ok(())
+            }
+            Some(b'[') => {
+                self.enter()?;
+                let mut first = true;
+                while self.next_item(first)? {
+                    first = false;
+                    self.skip()?;
+                }
+                Ok(())
+            }
+            Some(b'"') => self.string().map(|_| ()),
+            _ => self.value().map(|_| ()),
+        }
+    }
+
+    fn literal(&mut self, word: &'static str) -> Result<(), SyntaxError> {
+        for expected in word.bytes() {
+            if self.bytes.get(self.position) != Some(&expected) {
+                return self.unexpected(format!("in literal {word} (expecting '{}')", char::from(expected)));
+            }
+            self.position += 1;
+        }
+        Ok(())
+    }
+
+    fn digits(&mut self, context: &'static str) -> Result<(), SyntaxError> {
+        let start = self.position;
+        while matches!(self.bytes.get(self.position), Some(b'0'..=b'9')) {
+            self.position += 1;
+        }
+        if self.position == start { self.unexpected(context) } else { Ok(()) }
+    }
+
+    fn number(&mut self) -> Result<Number, SyntaxError> {
+        let start = self.position;
+        let mut integer = true;
+        if self.bytes[self.position] == b'-' {
+            self.position += 1;
+        }
+        if self.bytes.get(self.position) == Some(&b'0') {
+            self.position += 1;
+        } else {
+            self.digits("in numeric literal")?;
+        }
+        if self.bytes.get(self.position) == Some(&b'.') {
+            integer = false;
+            self.position += 1;
+            self.digits("after decimal point in numeric literal")?;
+        }
+        if matches!(self.bytes.get(self.position), Some(b'e' | b'E')) {
+            integer = false;
+            self.position += 1;
+            if matches!(self.bytes.get(self.position), Some(b'+' | b'-')) {
+                self.position += 1;
+            }
+            self.digits("in exponent of numeric literal")?;
+        }
+        let text = &self.text[start..self.position];
+        if integer && let Ok(number) = text.parse::<i64>() {
+            return Ok(number.into());
+        }
+        text.parse().ok().and_then(Number::from_f64).ok_or_else(|| SyntaxError::NumberRange(text.into()))
+    }
+
+    /// A string whose opening quote was peeked; borrowed where it has no escapes.
+    pub(crate) fn string(&mut self) -> Result<Cow<'a, str>, SyntaxError> {
+        self.position += 1;
+        let start = self.position;
+        let mut plain = start;
+        let mut owned: Option<String> = None;
+        loop {
+            // bytes above 0x7f are parts of valid UTF-8 and belong to the string
+            let rest = &self.bytes[self.position..];
+            let run = rest.iter().position(|b| *b == b'"' || *b == b'\\' || *b < 0x20).unwrap_or(rest.len());
+            self.position += run;
+            match self.bytes.get(self.position) {
+                Some(b'"') => {
+                    let tail = &self.text[plain..self.position];
+                    self.position += 1;
+                    return Ok(match owned {
+                        None => Cow::Borrowed(tail),
+                        Some(mut text) => {
+                            text.push_str(tail);
+                            Cow::Owned(text)
+                        }
+                    });
+                }
+                Some(b'\\') => {
+                    let text = owned.get_or_insert_with(String::new);
+                    text.push_str(&self.text[plain..self.position]);
+                    self.position += 1;
+                    let c = self.escape()?;
+                    owned.get_or_insert_with(String::new).push(c);
+                    plain = self.position;
+                }
+                _ => return self.unexpected("in string literal"),
+            }
+        }
+    }
+
+    /// The character of an escape whose backslash is consumed. Lone surrogates become U+FFFD, as in Go.
+    fn escape(&mut self) -> Result<char, SyntaxError> {
+        let c = match self.bytes.get(self.position) {
+            Some(b'"') => '"',
+            Some(b'\\') => '\\',
+            Some(b'/') => '/',
+            Some(b'b') => '\x08',
+            Some(b'f') => '\x0c',
+            Some(b'n') => '\n',
+            Some(b'r') => '\r',
+            Some(b't') => '\t',
+            Some(b'u') => {
+                self.position += 1;
+                return self.unicode_escape();
+            }
+            _ => return self.unexpected("in string escape code"),
+        };
+        self.position += 1;
+        Ok(c)
+    }
+
+    fn unicode_escape(&mut self) -> Result<char, SyntaxError> {
+        let first = self.hex4()?;
+        if !(0xd800..0xdc00).contains(&first) {
+            return Ok(char::from_u32(first).unwrap_or(char::REPLACEMENT_CHARACTER));
+        }
+        if self.bytes.get(self.position..self.position + 2) == Some(b"\\u") {
+            let before = self.position;
+            self.position += 2;
+            let second = self.hex4()?;
+            if (0xdc00..0xe000).contains(&second) {
+                let code = 0x10000 + ((first - 0xd800) << 10) + (second - 0xdc00);
+                return Ok(char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER));
+            }
+            // not the other half: it is an escape of its own
+            self.position = before;
+        }
+        Ok(char::REPLACEMENT_CHARACTER)
+    }
+
+    fn hex4(&mut self) -> Result<u32, SyntaxError> {
+        let mut code = 0;
+        for _ in 0..4 {
+            let digit = self.bytes.get(self.position).and_then(|b| char::from(*b).to_digit(16));
+            let Some(digit) = digit else {
+                return self.unexpected("in \\u hexadecimal character escape");
+            };
+            code = code * 16 + digit;
+            self.position += 1;
+        }
+        Ok(code)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn reads_what_serde_json_reads() {
+        let text =
+            r#" {"a":[1,-2,3.5,1e3,true,false,null,"x\n\u00e9\ud83d\ude00\/"],"b":{},"c":[],"é":"ü"} "#;
+        assert_eq!(parse_str(text).unwrap().value, serde_json::from_str::<Value>(text).unwrap());
+    }
+
+    #[test]
+    fn numbers_stay_integers_when_they_fit() {
+        for (text, value) in [
+            ("9223372036854775807", json!(i64::MAX)),
+            ("-9223372036854775808", json!(i64::MIN)),
+            ("9223372036854775808", json!(9_223_372_036_854_775_808_f64)),
+            ("1.0", json!(1.0)),
+            ("-0", json!(0)),
+        ] {
+            assert_eq!(parse_str(text).unwrap().value, value, "{text}");
+        }
+    }
+
+    #[test]
+    fn errors_are_gos() {
+        for (text, message) in [
+            ("", "unexpected end of JSON input"),
+            ("{", "unexpected end of JSON input"),
+            ("{\"a\"", "unexpected end of JSON input"),
+            ("x", "invalid character 'x' looking for beginning of value"),
+            ("{a:1}", "invalid character 'a' looking for beginning of object key string"),
+            ("{\"a\":1,}", "invalid character '}' looking for beginning of object key string"),
+            ("{\"a\" 1}", "invalid character '1' after object key"),
+            ("{\"a\":1 \"b\":2}", "invalid character '\"' after object key:value pair"),
+            ("[1 2]", "invalid character '2' after array element"),
+            ("[1,]", "invalid character ']' looking for beginning of value"),
+            ("{} x", "invalid character 'x' after top-level value"),
+            ("01", "invalid character '1' after top-level value"),
+            ("tru3", "invalid character '3' in literal true (expecting 'e')"),
+            ("-x", "invalid character 'x' in numeric literal"),
+            ("1.x", "invalid character 'x' after decimal point in numeric literal"),
+            ("1ex", "invalid character 'x' in exponent of numeric literal"),
+            ("\"\n\"", "invalid character '\\n' in string literal"),
+            ("\"\\x\"", "invalid character 'x' in string escape code"),
+            ("\"\\u12g4\"", "invalid character 'g' in \\u hexadecimal character escape"),
+            ("1e999", "json: cannot unmarshal number 1e999 into Go value of type float64"),
+        ] {
+            assert_eq!(parse_str(text).unwrap_err().to_string(), message, "{text}");
+        }
+    }
+
+    #[test]
+    fn depth_is_bounded() {
+        let nested = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
+        assert!(parse_str(&nested(MAX_DEPTH)).is_ok());
+        assert_eq!(parse_str(&nested(MAX_DEPTH + 1)).unwrap_err(), SyntaxError::TooDeep);
+        assert_eq!(parse_str(&"{\"a\":".repeat(1_000_000)).unwrap_err(), SyntaxError::TooDeep);
+    }
+
+    #[test]
+    fn repeated_keys_are_seen() {
+        assert!(parse_str(r#"{"a":1,"a":2}"#).unwrap().has_duplicates);
+        assert!(parse_str(r#"[{"b":{"a":1,"\u0061":2}}]"#).unwrap().has_duplicates);
+        assert!(!parse_str(r#"{"a":{"a":1},"b":{"a":1}}"#).unwrap().has_duplicates);
+    }
+
+    #[test]
+    fn invalid_utf8_and_lone_surrogates_are_replaced() {
+        assert_eq!(parse(b"\"a\xffb\"").unwrap().value, json!("a\u{fffd}b"));
+        assert_eq!(parse(br#""\ud800x""#).unwrap().value, json!("\u{fffd}x"));
+        assert_eq!(parse(br#""\ud800\u0041""#).unwrap().value, json!("\u{fffd}A"));
+    }
+
+    fn tree() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_filter("finite", |f| f.is_finite() && f.fract() != 0.0).prop_map(Value::from),
+            any::<String>().prop_map(Value::from),
+        ];
+        leaf.prop_recursive(5, 40, 6, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+                proptest::collection::btree_map(any::<String>(), inner, 0..6)
+                    .prop_map(|m| Value::Object(m.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_tree_survives(value in tree()) {
+            let text = serde_json::to_string(&value).unwrap();
+            prop_assert_eq!(parse_str(&text).unwrap(), Parsed { value, has_duplicates: false });
+        }
+
+        #[test]
+        fn any_bytes_give_an_answer(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parse(&bytes);
+        }
+
+        #[test]
+        fn agrees_with_serde_json_on_what_is_json(text in r#"[\[\]{}:,"a0-9. e\\-]{0,24}"#) {
+            let ours = parse_str(&text).is_ok();
+            let theirs = serde_json::from_str::<Value>(&text).is_ok();
+            prop_assert_eq!(ours, theirs);
+        }
+    }
+}

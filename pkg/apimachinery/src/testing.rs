@@ -1,0 +1,135 @@
+//! A small schema in the shape of a Pod, for tests of the walkers.
+
+use crate::schema::{
+    Field, ListTopology, ListType, MapType, Node, NodeId, NodeKind, ObjectType, ProtoForm, Scalar, Schema,
+};
+
+/// Adds a leaf.
+pub(crate) fn scalar(schema: &mut Schema, scalar: Scalar) -> NodeId {
+    schema.push(Node::new("", NodeKind::Scalar(scalar)))
+}
+
+/// Adds a list.
+pub(crate) fn list(schema: &mut Schema, item: NodeId) -> NodeId {
+    schema.push(Node::new("", NodeKind::List(ListType { item, topology: ListTopology::Atomic })))
+}
+
+/// Adds a map of strings to something.
+pub(crate) fn map(schema: &mut Schema, value: NodeId) -> NodeId {
+    schema.push(Node::new("", NodeKind::Map { value, map_type: MapType::Granular }))
+}
+
+/// Adds an object type.
+pub(crate) fn object(schema: &mut Schema, name: &str, fields: Vec<(&str, Field)>) -> NodeId {
+    let fields = fields.into_iter().map(|(name, field)| (name.into(), field)).collect();
+    schema.push(Node::new(name, NodeKind::Object(ObjectType { fields, ..ObjectType::default() })))
+}
+
+fn plain(node: NodeId, proto: u32) -> Field {
+    Field { proto, ..Field::new(node) }
+}
+
+/// A Pod with a field of every sort, protobuf numbers as upstream's where the field exists there.
+pub(crate) fn pod_schema() -> (Schema, NodeId) {
+    let mut schema = Schema::new();
+    let s = &mut schema;
+    let string = scalar(s, Scalar::String);
+    let int32 = scalar(s, Scalar::Int32);
+    let int64 = scalar(s, Scalar::Int64);
+    let boolean = scalar(s, Scalar::Bool);
+    let float = scalar(s, Scalar::Float);
+    let bytes = scalar(s, Scalar::Bytes);
+    let quantity = scalar(s, Scalar::Quantity);
+    let int_or_string = scalar(s, Scalar::IntOrString);
+    let time = scalar(s, Scalar::Time);
+    let micro_time = scalar(s, Scalar::MicroTime);
+    let duration = scalar(s, Scalar::Duration);
+    let raw = s.push(Node::new("", NodeKind::Raw));
+    let strings = list(s, string);
+    let labels = map(s, string);
+    let quantities = map(s, quantity);
+    let blobs = map(s, bytes);
+    let wrapped = s.push(Node {
+        proto: ProtoForm::Wrapped,
+        ..Node::new("", NodeKind::List(ListType { item: string, topology: ListTopology::Atomic }))
+    });
+    let extra = map(s, wrapped);
+    let meta = object(
+        s,
+        "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta",
+        vec![
+            ("name", plain(string, 1)),
+            ("generation", plain(int64, 7)),
+            ("creationTimestamp", plain(time, 8)),
+            ("deletionGracePeriodSeconds", Field { pointer: true, ..plain(int64, 10) }),
+            ("labels", plain(labels, 11)),
+            ("finalizers", plain(strings, 14)),
+        ],
+    );
+    let resources =
+        object(s, "io.k8s.api.core.v1.ResourceRequirements", vec![("limits", plain(quantities, 1))]);
+    let port = object(
+        s,
+        "io.k8s.api.core.v1.ContainerPort",
+        vec![
+            ("containerPort", Field { required: true, always: true, ..plain(int32, 3) }),
+            ("protocol", Field { default: Some(Box::new("TCP".into())), ..plain(string, 4) }),
+        ],
+    );
+    let ports = list(s, port);
+    let http_get = object(
+        s,
+        "io.k8s.api.core.v1.HTTPGetAction",
+        vec![
+            ("path", plain(string, 1)),
+            ("port", Field { required: true, always: true, ..plain(int_or_string, 2) }),
+        ],
+    );
+    let probe = object(
+        s,
+        "io.k8s.api.core.v1.Probe",
+        vec![
+            ("httpGet", Field { pointer: true, proto_inline: [1, 0], ..plain(http_get, 2) }),
+            ("periodSeconds", plain(int32, 4)),
+        ],
+    );
+    let container = object(
+        s,
+        "io.k8s.api.core.v1.Container",
+        vec![
+            ("name", Field { required: true, always: true, ..plain(string, 1) }),
+            ("ports", plain(ports, 6)),
+            ("resources", Field { always: true, ..plain(resources, 8) }),
+            ("livenessProbe", Field { pointer: true, ..plain(probe, 10) }),
+            ("stdin", plain(boolean, 16)),
+        ],
+    );
+    let containers = list(s, container);
+    let spec = object(
+        s,
+        "io.k8s.api.core.v1.PodSpec",
+        vec![
+            ("containers", Field { required: true, always: true, ..plain(containers, 2) }),
+            ("terminationGracePeriodSeconds", Field { pointer: true, ..plain(int64, 4) }),
+            ("nodeName", plain(string, 10)),
+            ("hostNetwork", plain(boolean, 11)),
+            ("blobs", plain(blobs, 101)),
+            ("extra", plain(extra, 102)),
+            ("weight", plain(float, 103)),
+            ("timeout", plain(duration, 104)),
+            ("renewTime", Field { pointer: true, ..plain(micro_time, 105) }),
+            ("raw", plain(raw, 106)),
+        ],
+    );
+    let root = object(
+        s,
+        "io.k8s.api.core.v1.Pod",
+        vec![
+            ("apiVersion", plain(string, 0)),
+            ("kind", plain(string, 0)),
+            ("metadata", Field { always: true, ..plain(meta, 1) }),
+            ("spec", Field { always: true, ..plain(spec, 2) }),
+        ],
+    );
+    (schema, root)
+}

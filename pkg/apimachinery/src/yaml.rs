@@ -1,0 +1,152 @@
+//! YAML in and out as upstream's `sigs.k8s.io/yaml`: YAML 1.1 rules (`0644` is octal, `yes` and `on` are booleans), keys
+//! of any scalar type become strings, integral floats become integers, and bombs are refused.
+
+use serde_saphyr::options::{AliasLimits, DuplicateKeyPolicy, Options};
+use serde_saphyr::{Budget, SerializerOptions};
+
+use crate::Value;
+use crate::json::MAX_DEPTH;
+
+/// Most nodes of a document, aliases expanded.
+pub const MAX_NODES: usize = 1_000_000;
+/// Deepest nesting of aliases in aliases.
+pub const MAX_ALIAS_DEPTH: usize = 16;
+
+/// A text that is not YAML, exceeds a limit, or (strictly read) repeats a key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("yaml: {0}")]
+pub struct YamlError(String);
+
+fn options(duplicates: DuplicateKeyPolicy) -> Options {
+    let mut budget = Budget::default();
+    budget.max_depth = MAX_DEPTH;
+    budget.max_nodes = MAX_NODES;
+    budget.max_events = 2 * MAX_NODES;
+    let mut limits = AliasLimits::default();
+    limits.max_total_replayed_events = MAX_NODES;
+    limits.max_replay_stack_depth = MAX_ALIAS_DEPTH;
+    let mut options = Options::default();
+    options.budget = Some(budget);
+    options.alias_limits = limits;
+    options.duplicate_keys = duplicates;
+    options.legacy_octal_numbers = true;
+    options
+}
+
+fn read(text: &str, duplicates: DuplicateKeyPolicy) -> Result<Value, serde_saphyr::Error> {
+    let mut value: Value = serde_saphyr::from_str_with_options(text, options(duplicates))?;
+    whole_numbers(&mut value);
+    Ok(value)
+}
+
+/// `1.0` and `1e3` are integers once Go has printed them as JSON on the way.
+fn whole_numbers(value: &mut Value) {
+    match value {
+        Value::Number(number) => {
+            let float = number.as_f64().filter(|f| number.is_f64() && f.fract() == 0.0 && f.abs() < 1e15);
+            if let Some(float) = float {
+                *value = Value::from(float as i64);
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(whole_numbers),
+        Value::Object(map) => map.values_mut().for_each(whole_numbers),
+        _ => {}
+    }
+}
+
+/// Reads one document; of a repeated key the last value stands.
+pub fn parse(bytes: &[u8]) -> Result<Value, YamlError> {
+    let text = String::from_utf8_lossy(bytes);
+    read(&text, DuplicateKeyPolicy::LastWins).map_err(|error| explain(&error))
+}
+
+/// The first repeated key of a document that [`parse`] reads, in the words of upstream's strict reader.
+pub fn duplicate_key(bytes: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(bytes);
+    let error = read(&text, DuplicateKeyPolicy::Error).err()?;
+    match error.without_snippet() {
+        serde_saphyr::Error::DuplicateMappingKey { key, location } => Some(format!(
+            "yaml: unmarshal errors:\n  line {}: key {:?} already set in map",
+            location.line(),
+            key.as_deref().unwrap_or_default()
+        )),
+        _ => None,
+    }
+}
+
+fn explain(error: &serde_saphyr::Error) -> YamlError {
+    let bare = error.without_snippet();
+    let text = bare.to_string();
+    // one line: the text goes into a Status message and into headers
+    let first = text.lines().next().unwrap_or_default().trim();
+    YamlError(match bare.location() {
+        Some(location) if location.line() > 0 => format!("line {}: {first}", location.line()),
+        _ => first.to_owned(),
+    })
+}
+
+/// Prints a document: block style, keys sorted, list items at the indent of their key, as upstream does.
+pub fn to_string(value: &Value) -> String {
+    let mut options = SerializerOptions::default();
+    options.compact_list_indent = true;
+    let mut out = String::new();
+    match serde_saphyr::to_fmt_writer_with_options(&mut out, value, options) {
+        Ok(()) => out,
+        // JSON is YAML; a tree of strings, numbers, lists and maps always prints, so this is never seen
+        Err(_) => value.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn rules_are_those_of_yaml_1_1() {
+        let text = "mode: 0644\nyes: on\n1: y\nn: ~\ntrue: 'no'\nf: 1.0\ng: 1e3\nh: 1.5\nt: 2026-01-02\n\
+                    base: &b {a: 1}\nuse:\n  <<: *b\n  c: 0x10\nbig: 12345678901234567890123\n";
+        assert_eq!(
+            parse(text.as_bytes()).unwrap(),
+            json!({"mode": 420, "yes": true, "1": true, "n": null, "true": "no", "f": 1, "g": 1000, "h": 1.5,
+                "t": "2026-01-02", "base": {"a": 1}, "use": {"a": 1, "c": 16}, "big": 1.234_567_890_123_456_8e22})
+        );
+    }
+
+    #[test]
+    fn repeated_keys_are_named() {
+        let text = b"a:\n  b: 1\n  b: 2\n";
+        assert_eq!(parse(text).unwrap(), json!({"a": {"b": 2}}));
+        assert_eq!(
+            duplicate_key(text).unwrap(),
+            "yaml: unmarshal errors:\n  line 3: key \"b\" already set in map"
+        );
+        assert_eq!(duplicate_key(b"a: 1\nb: 1\n"), None);
+    }
+
+    #[test]
+    fn bombs_and_depth_are_refused() {
+        let mut bomb = String::from("a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n");
+        for i in 1..12 {
+            let refs = vec![format!("*a{}", i - 1); 10].join(",");
+            bomb.push_str(&format!("a{i}: &a{i} [{refs}]\n"));
+        }
+        assert!(parse(bomb.as_bytes()).is_err());
+        assert!(parse("[".repeat(100_000).as_bytes()).is_err());
+        let error = parse(b"a: [").unwrap_err().to_string();
+        assert!(error.starts_with("yaml: line ") && !error.contains('\n'), "{error}");
+    }
+
+    #[test]
+    fn what_is_printed_reads_back() {
+        let value = json!({
+            "spec": {"containers": [{"name": "a", "args": ["yes", "1", "", "a: b", "x\ny\n", "0644", "null", "~"]}]},
+            "empty": {}, "none": [], "n": null, "i": 3, "f": 1.5, "b": true, "s": "line\n",
+            "long": "word ".repeat(60), "odd": "\t'\"\\ #", "date": "2026-01-02", "1": "on",
+        });
+        let text = to_string(&value);
+        assert_eq!(parse(text.as_bytes()).unwrap(), value, "{text}");
+        assert!(text.contains("  containers:\n  - "), "{text}");
+    }
+}
