@@ -7,7 +7,9 @@
 
 pub mod authn;
 pub mod authz;
+mod cache;
 pub mod object;
+pub mod service_account;
 pub mod user;
 
 pub use authn::{AuthError, Authenticated, Authenticator, TokenAuthenticator};

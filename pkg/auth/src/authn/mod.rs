@@ -4,6 +4,12 @@
 //! tokens, anonymous; the first that recognises its credential decides, the first error of all is what a request that
 //! nobody recognised fails with.
 
+pub mod bootstrap;
+pub mod front_proxy;
+pub mod token;
+pub mod union;
+pub mod x509;
+
 use async_trait::async_trait;
 use http::request::Parts;
 use rustls_pki_types::CertificateDer;
