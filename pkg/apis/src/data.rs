@@ -58,3 +58,12 @@ pub(crate) const EVERY_VERSION: &str = include_str!("../../../api/every-version.
 
 /// Resources by group and version.
 pub(crate) const RESOURCES: &str = include_str!("../../../api/resources.txt");
+
+/// Storage locations that are not the usual ones.
+pub(crate) const STORAGE: &str = include_str!("../../../api/storage.txt");
+
+/// Order of groups and versions.
+pub(crate) const PRIORITIES: &str = include_str!("../../../api/priorities.txt");
+
+/// Versions that warn when used.
+pub(crate) const DEPRECATIONS: &str = include_str!("../../../api/deprecations.txt");

@@ -1,9 +1,15 @@
 //! The built-in kinds: descriptors, schemas, defaulting, validation, conversion, table columns.
 //!
-//! [`schema`] is the arena of all built-in types, [`catalog`] finds definitions and kinds in it. Both are made from
-//! the facts in `api/` on first use.
+//! [`resources`] gives the descriptors, [`schema`] the arena of all built-in types, [`catalog`] finds definitions and
+//! kinds in it. All are made from the facts in `api/`; what facts cannot say is in the modules of `kinds`.
 
 mod catalog;
+mod conversion;
 mod data;
+mod kinds;
+mod resources;
+mod served;
 
 pub use catalog::{Catalog, DataError, Definition, Union, catalog, schema};
+pub use resources::{EVENT_TTL_SECONDS, Priority, priority, resources};
+pub use served::{RuntimeConfigError, ServedVersions};
