@@ -78,7 +78,10 @@ mod tests {
         cache.put(keys[0], 2, 20);
         cache.put(keys[1], 3, 20);
         cache.put(keys[2], 4, 20);
-        assert_eq!([cache.get(&keys[0], 0), cache.get(&keys[1], 0), cache.get(&keys[2], 0)], [None, Some(3), Some(4)]);
+        assert_eq!(
+            [cache.get(&keys[0], 0), cache.get(&keys[1], 0), cache.get(&keys[2], 0)],
+            [None, Some(3), Some(4)]
+        );
     }
 
     #[test]

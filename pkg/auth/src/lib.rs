@@ -7,6 +7,7 @@
 
 pub mod authn;
 pub mod authz;
+pub mod bootstrap;
 mod cache;
 pub mod object;
 pub mod service_account;

@@ -52,11 +52,15 @@ fn user_of(secret: &Value, id: &str, key: &str, now: Timestamp) -> Option<UserIn
         let bytes = STANDARD.decode(str_at(secret, &["data", name])).ok()?;
         String::from_utf8(bytes).ok()
     };
-    let same = |a: &str, b: &str| aws_lc_rs::constant_time::verify_slices_are_equal(a.as_bytes(), b.as_bytes()).is_ok();
+    let same = |a: &str, b: &str| {
+        aws_lc_rs::constant_time::verify_slices_are_equal(a.as_bytes(), b.as_bytes()).is_ok()
+    };
     let live = apimachinery::meta::at(secret, &["metadata", "deletionTimestamp"]).is_none();
     let expired = match field("expiration").as_deref() {
         None | Some("") => false,
-        Some(text) => text.parse::<Timestamp>().is_ok_and(|end| end <= now) || text.parse::<Timestamp>().is_err(),
+        Some(text) => {
+            text.parse::<Timestamp>().is_ok_and(|end| end <= now) || text.parse::<Timestamp>().is_err()
+        }
     };
     let vouches = live
         && !expired
@@ -87,8 +91,11 @@ impl TokenAuthenticator for BootstrapTokens {
         _audiences: &[String],
     ) -> Result<Option<Authenticated>, AuthError> {
         let Some((id, key)) = parse_token(token) else { return Ok(None) };
-        let secret =
-            self.objects.get(&GroupResource::new("", "secrets"), "kube-system", &format!("bootstrap-token-{id}"));
+        let secret = self.objects.get(
+            &GroupResource::new("", "secrets"),
+            "kube-system",
+            &format!("bootstrap-token-{id}"),
+        );
         let user = secret.and_then(|s| s.value()).and_then(|s| user_of(&s, id, key, Timestamp::now()));
         Ok(user.map(|user| Authenticated { user, ..Authenticated::default() }))
     }
@@ -109,7 +116,10 @@ mod tests {
         let now: Timestamp = "2026-01-01T00:00:00Z".parse().expect("time");
         let user = user_of(&good, "abcdef", "0123456789abcdef", now).expect("good");
         assert_eq!(user.name, "system:bootstrap:abcdef");
-        assert_eq!(user.groups, ["system:bootstrappers", "system:bootstrappers:a", "system:bootstrappers:b-c"]);
+        assert_eq!(
+            user.groups,
+            ["system:bootstrappers", "system:bootstrappers:a", "system:bootstrappers:b-c"]
+        );
 
         let bad = [
             ("/type", json!("Opaque")),

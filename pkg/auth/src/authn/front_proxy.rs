@@ -68,7 +68,8 @@ pub fn user_in_headers(map: &HeaderMap, names: &FrontProxyHeaders) -> Option<Use
     for prefix in &names.extra_prefix {
         for (key, value) in map {
             if let Some(encoded) = key.as_str().strip_prefix(prefix.as_str()) {
-                let key = percent_decode_str(encoded).decode_utf8().map_or_else(|_| encoded.into(), Into::into);
+                let key =
+                    percent_decode_str(encoded).decode_utf8().map_or_else(|_| encoded.into(), Into::into);
                 extra.entry(key).or_default().push(text(value));
             }
         }
@@ -84,12 +85,15 @@ impl Authenticator for FrontProxyAuthenticator {
         peer_certificates: &[CertificateDer<'static>],
     ) -> Result<Option<Authenticated>, AuthError> {
         // Only who presents a certificate of the proxies' CA is a proxy at all; everyone else is somebody else's.
-        if peer_certificates.is_empty() || self.verifier.verify(peer_certificates, Timestamp::now()).is_err() {
+        if peer_certificates.is_empty() || self.verifier.verify(peer_certificates, Timestamp::now()).is_err()
+        {
             return Ok(None);
         }
         let proxy = subject(&peer_certificates[0])?.common_name;
         if !self.allowed_names.is_empty() && !self.allowed_names.contains(&proxy) {
-            return Err(AuthError::RequestHeader(format!("subject with cn={proxy} is not in the allowed list")));
+            return Err(AuthError::RequestHeader(format!(
+                "subject with cn={proxy} is not in the allowed list"
+            )));
         }
         let user = user_in_headers(&parts.headers, &self.headers);
         Ok(user.map(|user| Authenticated { user, ..Authenticated::default() }))

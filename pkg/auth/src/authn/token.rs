@@ -28,7 +28,7 @@ const MAX_TOKEN_BYTES: usize = 64 << 10;
 
 /// The bearer token of a request.
 pub fn bearer_token(headers: &HeaderMap) -> Option<String> {
-    let header = headers.get(AUTHORIZATION).and_then(|v| v.to_str().ok()).map(str::trim).unwrap_or("");
+    let header = headers.get(AUTHORIZATION).and_then(|v| v.to_str().ok()).map_or("", str::trim);
     let mut parts = header.splitn(3, ' ');
     if let (Some(scheme), Some(token)) = (parts.next(), parts.next())
         && scheme.eq_ignore_ascii_case("bearer")
@@ -41,7 +41,11 @@ pub fn bearer_token(headers: &HeaderMap) -> Option<String> {
 
 fn websocket_token(headers: &HeaderMap) -> Option<String> {
     let has = |name, word: &str| {
-        headers.get_all(name).iter().filter_map(|v| v.to_str().ok()).any(|v| v.to_ascii_lowercase().contains(word))
+        headers
+            .get_all(name)
+            .iter()
+            .filter_map(|v| v.to_str().ok())
+            .any(|v| v.to_ascii_lowercase().contains(word))
     };
     if !has(CONNECTION, "upgrade") || !has(UPGRADE, "websocket") {
         return None;
@@ -149,8 +153,9 @@ impl StaticTokens {
             if token.is_empty() {
                 continue; // upstream skips entries without a token
             }
-            let groups = rest.first().map(String::as_str).unwrap_or("");
-            let groups = groups.split(',').map(str::trim).filter(|g| !g.is_empty()).map(str::to_owned).collect();
+            let groups = rest.first().map_or("", String::as_str);
+            let groups =
+                groups.split(',').map(str::trim).filter(|g| !g.is_empty()).map(str::to_owned).collect();
             let user = UserInfo { name: name.clone(), uid: uid.clone(), groups, ..UserInfo::default() };
             users.insert(token.clone(), user);
         }
@@ -196,9 +201,15 @@ mod tests {
 
     #[test]
     fn tokens_are_found() {
-        let encoded = format!("v4.channel.k8s.io, {WEBSOCKET_TOKEN_PREFIX}{}", URL_SAFE_NO_PAD.encode("secret"));
-        let socket = [("connection", "Upgrade"), ("upgrade", "websocket"), ("sec-websocket-protocol", encoded.as_str())];
-        let cases: [(&[(&'static str, &str)], Option<&str>); 7] = [
+        let encoded =
+            format!("v4.channel.k8s.io, {WEBSOCKET_TOKEN_PREFIX}{}", URL_SAFE_NO_PAD.encode("secret"));
+        let socket = [
+            ("connection", "Upgrade"),
+            ("upgrade", "websocket"),
+            ("sec-websocket-protocol", encoded.as_str()),
+        ];
+        type Case<'a> = (&'a [(&'static str, &'a str)], Option<&'a str>);
+        let cases: [Case<'_>; 7] = [
             (&[("authorization", "Bearer abc")], Some("abc")),
             (&[("authorization", "bearer abc def")], Some("abc")),
             (&[("authorization", "Basic abc")], None),
@@ -219,9 +230,14 @@ mod tests {
     #[tokio::test]
     async fn static_tokens() {
         let tokens = StaticTokens::parse("t1,ann,1\n\nt2,bob,2,\"a,b\"\nt3,\"q\"\"x\",3,c\n").expect("file");
-        for (token, name, groups) in [("t1", "ann", vec![]), ("t2", "bob", vec!["a", "b"]), ("t3", "q\"x", vec!["c"])] {
+        for (token, name, groups) in
+            [("t1", "ann", vec![]), ("t2", "bob", vec!["a", "b"]), ("t3", "q\"x", vec!["c"])]
+        {
             let user = tokens.authenticate_token(token, &[]).await.expect("no error").expect("known").user;
-            assert_eq!((user.name.as_str(), user.groups), (name, groups.into_iter().map(String::from).collect()));
+            assert_eq!(
+                (user.name.as_str(), user.groups),
+                (name, groups.into_iter().map(String::from).collect())
+            );
         }
         assert!(tokens.authenticate_token("t4", &[]).await.expect("no error").is_none());
         assert!(StaticTokens::parse("t1,ann").is_err());

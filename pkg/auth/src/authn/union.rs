@@ -76,7 +76,8 @@ mod tests {
         };
         for anonymous in [true, false] {
             let union = RequestAuthenticator::new(vec![bearer.clone()], anonymous);
-            let good = union.authenticate(&parts(Some("Bearer good")), &[]).await.expect("ok").expect("known");
+            let good =
+                union.authenticate(&parts(Some("Bearer good")), &[]).await.expect("ok").expect("known");
             assert_eq!(good.user.groups, ["dev", ALL_AUTHENTICATED]);
             let bad = union.authenticate(&parts(Some("Bearer bad")), &[]).await;
             assert_eq!(bad.expect_err("refused").to_string(), "invalid bearer token");

@@ -76,8 +76,7 @@ pub(super) fn subject(leaf: &CertificateDer<'_>) -> Result<Subject, AuthError> {
     let name = certificate.subject();
     // Go keeps the last of several common names
     let common_name = name.iter_common_name().last().and_then(|a| a.as_str().ok()).unwrap_or("").to_owned();
-    let organizations =
-        name.iter_organization().filter_map(|a| a.as_str().ok()).map(str::to_owned).collect();
+    let organizations = name.iter_organization().filter_map(|a| a.as_str().ok()).map(str::to_owned).collect();
     let uids: Vec<String> = name
         .iter_attributes()
         .filter(|a| a.attr_type().to_id_string() == UID_OID)
@@ -137,5 +136,56 @@ impl Authenticator for X509Authenticator {
         }
         let user = self.user(peer_certificates, Timestamp::now())?;
         Ok(user.map(|user| Authenticated { user, ..Authenticated::default() }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{BasicConstraints, CertificateParams, DnType, DnValue, IsCa, Issuer, KeyPair};
+
+    type Authority = (Issuer<'static, KeyPair>, CertificateDer<'static>);
+
+    fn authority() -> Authority {
+        let key = KeyPair::generate().expect("key");
+        let mut params = CertificateParams::new(vec![]).expect("params");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, "ca");
+        let der = params.self_signed(&key).expect("ca").der().clone();
+        (Issuer::new(params, key), der)
+    }
+
+    fn client(ca: &Authority, name: &str, organization: &str) -> CertificateDer<'static> {
+        let mut params = CertificateParams::new(vec![]).expect("params");
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        if !name.is_empty() {
+            params.distinguished_name.push(DnType::CommonName, name);
+        }
+        params.distinguished_name.push(DnType::OrganizationName, DnValue::Utf8String(organization.into()));
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        params.not_before = rcgen::date_time_ymd(2026, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2027, 1, 1);
+        let key = KeyPair::generate().expect("key");
+        params.signed_by(&key, &ca.0).expect("signed").der().clone()
+    }
+
+    #[test]
+    fn certificates_name_users() {
+        let (ours, theirs) = (authority(), authority());
+        let authenticator = X509Authenticator::new(std::slice::from_ref(&ours.1)).expect("roots");
+        let good = client(&ours, "ann", "dev");
+        let at = |text: &str| text.parse::<Timestamp>().expect("time");
+        let user = authenticator
+            .user(std::slice::from_ref(&good), at("2026-06-01T00:00:00Z"))
+            .expect("valid")
+            .expect("named");
+        assert_eq!((user.name.as_str(), user.groups.as_slice()), ("ann", &["dev".to_owned()][..]));
+        assert!(user.extra[CREDENTIAL_ID][0].starts_with("X509SHA256="));
+        // a remembered certificate ends all the same
+        assert!(authenticator.user(&[good], at("2027-06-01T00:00:00Z")).is_err());
+        let nameless = client(&ours, "", "dev");
+        assert_eq!(authenticator.user(&[nameless], at("2026-06-01T00:00:00Z")).expect("valid"), None);
+        let foreign = client(&theirs, "ann", "system:masters");
+        assert!(authenticator.user(&[foreign], at("2026-06-01T00:00:00Z")).is_err());
     }
 }

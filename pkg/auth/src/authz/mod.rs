@@ -1,5 +1,9 @@
 //! Authorizers: whether a user may do what a request asks. Source: `k8s.io/apiserver/pkg/authorization`.
 
+pub mod node;
+pub mod rbac;
+pub mod union;
+
 use apimachinery::meta::GroupResource;
 use apimachinery::status::Status;
 use async_trait::async_trait;
@@ -194,4 +198,35 @@ pub fn forbidden_message(attributes: &Attributes<'_>, reason: &str) -> String {
 pub fn forbidden_status(attributes: &Attributes<'_>, reason: &str) -> Status {
     let resource = GroupResource::new(attributes.api_group, attributes.resource);
     Status::forbidden(&resource, attributes.name, &forbidden_message(attributes, reason))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_read_as_upstreams() {
+        let user = UserInfo::new("x", &[]);
+        let cases = [
+            (
+                Attributes::resource(&user, "list", "", "pods", "y", ""),
+                "",
+                r#"pods is forbidden: User "x" cannot list resource "pods" in API group "" in the namespace "y""#,
+            ),
+            (
+                Attributes::resource(&user, "get", "apps", "deployments/scale", "", "d"),
+                "because",
+                r#"deployments.apps "d" is forbidden: User "x" cannot get resource "deployments/scale" in API group "apps" at the cluster scope: because"#,
+            ),
+            (
+                Attributes::non_resource(&user, "get", "/metrics"),
+                "",
+                r#"forbidden: User "x" cannot get path "/metrics""#,
+            ),
+        ];
+        for (attributes, reason, message) in cases {
+            let status = forbidden_status(&attributes, reason);
+            assert_eq!((status.code, status.message.as_str()), (403, message));
+        }
+    }
 }

@@ -92,7 +92,9 @@ impl Lookup {
 fn deleted(object: &Value, now: Timestamp) -> bool {
     match at(object, &["metadata", "deletionTimestamp"]).and_then(Value::as_str) {
         None => false,
-        Some(text) => text.parse::<Timestamp>().is_ok_and(|t| t.as_second() < now.as_second() - LEEWAY_SECONDS),
+        Some(text) => {
+            text.parse::<Timestamp>().is_ok_and(|t| t.as_second() < now.as_second() - LEEWAY_SECONDS)
+        }
     }
 }
 
@@ -264,8 +266,9 @@ impl TokenAuthenticator for LegacyTokens {
             Some(s) if at(s, &["metadata", "deletionTimestamp"]).is_some() => {
                 Some("service account token has been invalidated".to_owned())
             }
-            Some(s) => (STANDARD.decode(str_at(s, &["data", "token"])).unwrap_or_default() != token.as_bytes())
-                .then(|| "service account token does not match server's copy".to_owned()),
+            Some(s) => (STANDARD.decode(str_at(s, &["data", "token"])).unwrap_or_default()
+                != token.as_bytes())
+            .then(|| "service account token does not match server's copy".to_owned()),
         };
         self.lookup.sound("secrets", namespace, &claims.legacy_secret, &problem).await?;
         let account = ObjectRef { name: name.clone(), uid: claims.legacy_uid.clone() };
@@ -293,8 +296,8 @@ mod tests {
         ])
     }
 
-    fn object_ref(name: &str, uid: &str) -> Option<ObjectRef> {
-        Some(ObjectRef { name: name.into(), uid: uid.into() })
+    fn object_ref(name: &str, uid: &str) -> ObjectRef {
+        ObjectRef { name: name.into(), uid: uid.into() }
     }
 
     #[tokio::test]
@@ -305,8 +308,8 @@ mod tests {
         let request = TokenRequestClaims {
             namespace: "ns".into(),
             service_account: ObjectRef { name: "a".into(), uid: "u1".into() },
-            pod: object_ref("p", "u2"),
-            node: object_ref("n", "u3"),
+            pod: Some(object_ref("p", "u2")),
+            node: Some(object_ref("n", "u3")),
             audiences: vec![ISSUER.into()],
             expiration_seconds: 3600,
             ..TokenRequestClaims::default()
@@ -318,12 +321,33 @@ mod tests {
             ("expired", |_| {}, 3661, Err("service account token has expired")),
             ("early", |_| {}, -61, Err("service account token is not valid yet")),
             ("audience", |r| r.audiences = vec!["vault".into()], 10, Err("token audiences")),
-            ("other account", |r| r.service_account.uid = "x".into(), 10, Err("service account UID (u1) does not match claim (x)")),
-            ("no account", |r| r.service_account.name = "b".into(), 10, Err("serviceaccounts \"b\" not found")),
-            ("other pod", |r| r.pod = object_ref("p", "x"), 10, Err("pod UID (u2) does not match service account pod ref claim (x)")),
-            ("no pod", |r| r.pod = object_ref("q", "x"), 10, Err("service account token has been invalidated")),
+            (
+                "other account",
+                |r| r.service_account.uid = "x".into(),
+                10,
+                Err("service account UID (u1) does not match claim (x)"),
+            ),
+            (
+                "no account",
+                |r| r.service_account.name = "b".into(),
+                10,
+                Err("serviceaccounts \"b\" not found"),
+            ),
+            (
+                "other pod",
+                |r| r.pod = Some(object_ref("p", "x")),
+                10,
+                Err("pod UID (u2) does not match service account pod ref claim (x)"),
+            ),
+            (
+                "no pod",
+                |r| r.pod = Some(object_ref("q", "x")),
+                10,
+                Err("service account token has been invalidated"),
+            ),
         ];
-        let tokens = ServiceAccountTokens::new(vec![ISSUER.into()], keys, vec![ISSUER.into()], Arc::new(objects()));
+        let tokens =
+            ServiceAccountTokens::new(vec![ISSUER.into()], keys, vec![ISSUER.into()], Arc::new(objects()));
         for (case, change, after, expected) in cases {
             let mut request = request.clone();
             change(&mut request);
@@ -346,10 +370,14 @@ mod tests {
                 }
             }
         }
-        let foreign = TokenGenerator::new("https://other", ec_key()).issue(&request, issued, "i").expect("issued");
+        let foreign =
+            TokenGenerator::new("https://other", ec_key()).issue(&request, issued, "i").expect("issued");
         assert_eq!(tokens.check(&foreign, &[], issued).await.expect("not ours"), None);
         let forged = TokenGenerator::new(ISSUER, ec_key()).issue(&request, issued, "i").expect("issued");
-        assert_eq!(tokens.check(&forged, &[], issued).await.expect_err("forged").to_string(), "invalid signature");
+        assert_eq!(
+            tokens.check(&forged, &[], issued).await.expect_err("forged").to_string(),
+            "invalid signature"
+        );
     }
 
     #[test]

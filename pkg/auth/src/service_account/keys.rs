@@ -3,7 +3,9 @@
 
 use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
 use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{self, EcdsaKeyPair, EcdsaSigningAlgorithm, KeyPair, RsaKeyPair, UnparsedPublicKey};
+use aws_lc_rs::signature::{
+    self, EcdsaKeyPair, EcdsaSigningAlgorithm, KeyPair, RsaKeyPair, UnparsedPublicKey,
+};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rustls_pki_types::pem::{PemObject, SectionKind};
@@ -123,7 +125,10 @@ impl PublicKey {
                     .find(|a| a.curve().is_some_and(|(_, size)| size == x.len() && size == y.len()))
                     .ok_or_else(|| unsupported("unknown curve"))?;
                 let curve = algorithm.curve().map_or("", |(name, _)| name);
-                (algorithm, json!({"kty": "EC", "crv": curve, "x": URL_SAFE_NO_PAD.encode(x), "y": URL_SAFE_NO_PAD.encode(y)}))
+                (
+                    algorithm,
+                    json!({"kty": "EC", "crv": curve, "x": URL_SAFE_NO_PAD.encode(x), "y": URL_SAFE_NO_PAD.encode(y)}),
+                )
             }
             _ => return Err(unsupported("neither RSA nor ECDSA")),
         };
@@ -199,7 +204,8 @@ impl SigningKey {
                 .or_else(|| ecdsa(|alg| EcdsaKeyPair::from_pkcs8(alg, der).ok())),
             _ => return Ok(None),
         };
-        let unsupported = || KeyError::Unsupported("private key is neither RSA (2048 bits or more) nor ECDSA".into());
+        let unsupported =
+            || KeyError::Unsupported("private key is neither RSA (2048 bits or more) nor ECDSA".into());
         let private = private.ok_or_else(unsupported)?;
         let spki: PublicKeyX509Der<'_> = match &private {
             Private::Rsa(key) => key.public_key().as_der(),
@@ -232,7 +238,11 @@ impl SigningKey {
 }
 
 fn ecdsa(parse: impl Fn(&'static EcdsaSigningAlgorithm) -> Option<EcdsaKeyPair>) -> Option<Private> {
-    ECDSA.into_iter().filter_map(Algorithm::ecdsa_signing).find_map(parse).map(|k| Private::Ecdsa(Box::new(k)))
+    ECDSA
+        .into_iter()
+        .filter_map(Algorithm::ecdsa_signing)
+        .find_map(parse)
+        .map(|k| Private::Ecdsa(Box::new(k)))
 }
 
 fn sections(pem: &[u8]) -> Result<Vec<(SectionKind, Vec<u8>)>, KeyError> {
@@ -278,6 +288,8 @@ pub(crate) mod tests {
     fn what_is_no_key_is_refused() {
         assert_eq!(SigningKey::from_pem(b"").expect_err("none"), KeyError::None("private"));
         assert_eq!(PublicKey::all_from_pem(b"hello").expect_err("none"), KeyError::None("public"));
-        assert!(SigningKey::from_pem(b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n").is_err());
+        assert!(
+            SigningKey::from_pem(b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n").is_err()
+        );
     }
 }

@@ -67,16 +67,32 @@ pub struct Claims {
     #[serde(default, rename = "kubernetes.io", skip_serializing_if = "Option::is_none")]
     pub kubernetes: Option<KubernetesClaims>,
     /// Legacy: namespace.
-    #[serde(default, rename = "kubernetes.io/serviceaccount/namespace", skip_serializing_if = "String::is_empty")]
+    #[serde(
+        default,
+        rename = "kubernetes.io/serviceaccount/namespace",
+        skip_serializing_if = "String::is_empty"
+    )]
     pub legacy_namespace: String,
     /// Legacy: name of the Secret that holds the token.
-    #[serde(default, rename = "kubernetes.io/serviceaccount/secret.name", skip_serializing_if = "String::is_empty")]
+    #[serde(
+        default,
+        rename = "kubernetes.io/serviceaccount/secret.name",
+        skip_serializing_if = "String::is_empty"
+    )]
     pub legacy_secret: String,
     /// Legacy: name of the service account.
-    #[serde(default, rename = "kubernetes.io/serviceaccount/service-account.name", skip_serializing_if = "String::is_empty")]
+    #[serde(
+        default,
+        rename = "kubernetes.io/serviceaccount/service-account.name",
+        skip_serializing_if = "String::is_empty"
+    )]
     pub legacy_name: String,
     /// Legacy: uid of the service account.
-    #[serde(default, rename = "kubernetes.io/serviceaccount/service-account.uid", skip_serializing_if = "String::is_empty")]
+    #[serde(
+        default,
+        rename = "kubernetes.io/serviceaccount/service-account.uid",
+        skip_serializing_if = "String::is_empty"
+    )]
     pub legacy_uid: String,
     /// Not before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -148,7 +164,8 @@ impl Unverified<'_> {
     /// Whether one of these keys signed it. Keys with the token's `kid` are tried, all of them without one.
     pub(super) fn signed_by(&self, keys: &[PublicKey]) -> bool {
         let wanted = |key: &&PublicKey| {
-            key.algorithm.as_str() == self.header.alg && (self.header.kid.is_empty() || key.id == self.header.kid)
+            key.algorithm.as_str() == self.header.alg
+                && (self.header.kid.is_empty() || key.id == self.header.kid)
         };
         keys.iter().filter(wanted).any(|key| key.verify(self.message, &self.signature))
     }
@@ -158,7 +175,8 @@ impl Unverified<'_> {
 pub fn sign(claims: &Claims, key: &SigningKey) -> Result<String, KeyError> {
     let header = json!({"alg": key.public().algorithm.as_str(), "kid": key.public().id});
     let payload = serde_json::to_vec(claims).map_err(|_| KeyError::Sign)?;
-    let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(payload));
+    let message =
+        format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(payload));
     let signature = key.sign(message.as_bytes())?;
     Ok(format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature)))
 }
@@ -215,7 +233,8 @@ mod tests {
 
     #[test]
     fn audience_may_be_a_string() {
-        let one: Claims = serde_json::from_value(json!({"aud": "a", "iss": "i", "sub": "s"})).expect("claims");
+        let one: Claims =
+            serde_json::from_value(json!({"aud": "a", "iss": "i", "sub": "s"})).expect("claims");
         assert_eq!(one.aud, ["a"]);
     }
 }
