@@ -35,6 +35,11 @@ pub trait Strategy: Send + Sync {
         true
     }
 
+    /// A new object may bring its status (nodes register with one); else it is dropped on create.
+    fn keeps_status_on_create(&self) -> bool {
+        false
+    }
+
     /// `metadata.generation` counts changes of the object outside metadata and status.
     fn has_generation(&self) -> bool {
         false
@@ -82,6 +87,14 @@ pub trait Strategy: Send + Sync {
     fn deletion_grace(&self, _object: &Value, _requested: Option<i64>) -> Option<i64> {
         None
     }
+
+    /// Something beyond `metadata.finalizers` keeps a deleted object: `spec.finalizers` of a namespace.
+    fn holds_deletion(&self, _object: &Value) -> bool {
+        false
+    }
+
+    /// Changes an object whose deletion begins, beyond its metadata: the phase of a namespace.
+    fn begin_deletion(&self, _object: &mut Value) {}
 
     /// Propagation of a delete that names none: `true` orphans dependents (the old `batch/v1` Jobs rule).
     fn orphan_by_default(&self) -> bool {
