@@ -5,6 +5,7 @@
 //! Sources: `k8s.io/apiserver/pkg/authentication`, `.../authorization`, KEP-1205 (bound tokens), KEP-1393 (issuer
 //! discovery), the RBAC and Node authorization reference pages.
 
+pub mod assemble;
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;
