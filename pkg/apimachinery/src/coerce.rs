@@ -283,7 +283,8 @@ fn int32(number: &Number) -> Result<(), Box<TypeError>> {
     }
 }
 
-fn scalar(kind: Scalar, value: &mut Value) -> Result<(), Box<TypeError>> {
+/// Checks a leaf and makes its text canonical.
+pub(crate) fn scalar(kind: Scalar, value: &mut Value) -> Result<(), Box<TypeError>> {
     let wanted = match (kind, &mut *value) {
         (Scalar::String, Value::String(_))
         | (Scalar::Bool, Value::Bool(_))

@@ -320,7 +320,7 @@ mod tests {
             (
                 r#"{"kind":"Foo","apiVersion":"a/b/c"}"#,
                 "the object provided is unrecognized (must be of type Pod): unexpected GroupVersion string: a/b/c \
-                 ({\"kind\":\"Foo\",\"apiVersion\":\" ...)"
+                 ({\"kind\":\"Foo\",\"apiVersion\":\"a/ ...)"
                     .to_owned(),
             ),
             (

@@ -9,15 +9,19 @@
 
 pub mod coerce;
 pub mod decode;
+pub mod default;
 pub mod descriptor;
 pub mod gotime;
 pub mod json;
 pub mod managedfields;
 pub mod meta;
+pub mod names;
+pub mod objectmeta;
 pub mod patch;
 pub mod protobuf;
 pub mod quantity;
 pub mod schema;
+pub mod selectors;
 pub mod status;
 pub mod strategy;
 pub mod strict;

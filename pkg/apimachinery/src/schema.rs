@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use crate::Value;
+use crate::default::Additions;
 use crate::protobuf::WireTables;
 
 /// Index of a node in its [`Schema`].
@@ -20,6 +21,8 @@ pub struct Schema {
     nodes: Vec<Node>,
     /// Fields by protobuf number, made on first use.
     wire: OnceLock<WireTables>,
+    /// What defaulting and normalising add, made on first use.
+    additions: OnceLock<Additions>,
 }
 
 /// One type.
@@ -223,7 +226,7 @@ impl Schema {
     /// # Panics
     /// Past `u32::MAX` nodes, which no input can reach: every node is made from at least one byte of a bounded body.
     pub fn push(&mut self, node: Node) -> NodeId {
-        self.wire.take();
+        self.forget_derived();
         let id = u32::try_from(self.nodes.len()).expect("fewer than 2^32 schema nodes");
         self.nodes.push(node);
         NodeId(id)
@@ -236,8 +239,18 @@ impl Schema {
 
     /// The node of an id of this arena, to fill in a type that was declared before it was known.
     pub fn node_mut(&mut self, id: NodeId) -> &mut Node {
-        self.wire.take();
+        self.forget_derived();
         &mut self.nodes[id.0 as usize]
+    }
+
+    fn forget_derived(&mut self) {
+        self.wire.take();
+        self.additions.take();
+    }
+
+    /// What defaulting and normalising add.
+    pub(crate) fn additions(&self) -> &Additions {
+        self.additions.get_or_init(|| Additions::new(self))
     }
 
     /// Fields by protobuf number.
