@@ -301,6 +301,17 @@ impl WatchCache {
         Watcher::begin(self, options).await
     }
 
+    /// The objects as the cache has them at this moment, however old.
+    pub fn snapshot(&self) -> Snapshot {
+        let state = self.shared.state.read();
+        Snapshot { layout: self.layout().clone(), objects: state.objects.clone(), revision: state.revision }
+    }
+
+    /// The revision of the last change of the resource that the cache has seen; equal numbers mean equal objects.
+    pub fn last_change(&self) -> Revision {
+        self.shared.state.read().last_change()
+    }
+
     /// Sizes, for metrics.
     pub fn stats(&self) -> Stats {
         let state = self.shared.state.read();

@@ -203,6 +203,11 @@ impl State {
         }
     }
 
+    /// Revision of the latest change, or of the list when nothing has changed since.
+    pub(crate) fn last_change(&self) -> Revision {
+        self.ring.back().map_or(self.floor, |event| event.revision)
+    }
+
     /// Starts afresh from a list.
     pub(crate) fn install(
         &mut self,
