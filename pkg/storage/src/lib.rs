@@ -7,6 +7,9 @@
 //! Invariants: revisions only grow, every successful write transaction gets exactly one, and all its keys share it.
 //! A write is acknowledged only when it is durable. Keys are text (`/registry/...`), values are opaque bytes.
 
+#[cfg(feature = "contract-tests")]
+pub mod contract;
+pub mod embedded;
 pub mod hub;
 pub mod objects;
 

@@ -1,0 +1,296 @@
+//! The engine of one server: all keys and their recent past in memory, every change in one directory.
+//!
+//! Reads take a snapshot of a persistent map and disturb nobody. Writes go through one writer thread that commits in
+//! groups and syncs before it answers. Watches read the [`hub`](crate::hub). The past is forgotten by compaction, and
+//! by the engine itself when it grows over [`Options::history_bytes`]; both shrink memory and disk.
+
+mod disk;
+mod index;
+mod leases;
+mod queue;
+mod writer;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Instant, SystemTime};
+
+use async_trait::async_trait;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::oneshot;
+
+use crate::hub::{Change, Hub};
+use crate::{
+    Compare, Error, Freshness, LeaseId, Op, RangeRequest, RangeResponse, Revision, Storage, TxnResponse,
+    WatchStream,
+};
+use disk::{Disk, Recovered};
+use index::Index;
+use leases::{LeaseChange, Leases};
+use queue::{Queue, Request};
+use writer::Writer;
+
+/// Limits of an engine.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Largest transaction, keys and values together; etcd's default is 1.5 MiB.
+    pub max_txn_bytes: usize,
+    /// Values held in all, past ones included; writes beyond fail with [`Error::NoSpace`].
+    pub max_bytes: usize,
+    /// Past values kept for slow readers; more are forgotten once all watches have read the changes.
+    pub history_bytes: usize,
+    /// Past values kept in any case at most; more are forgotten, and watches that far behind end.
+    pub max_history_bytes: usize,
+    /// Bytes left free on the file system.
+    pub min_free_bytes: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        const MIB: usize = 1024 * 1024;
+        Self {
+            max_txn_bytes: MIB + MIB / 2,
+            max_bytes: 4096 * MIB,
+            history_bytes: 32 * MIB,
+            max_history_bytes: 256 * MIB,
+            min_free_bytes: 64 * MIB as u64,
+        }
+    }
+}
+
+/// Sizes of an engine, for metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stats {
+    /// Keys, deleted ones not yet forgotten among them.
+    pub keys: usize,
+    /// Bytes of values, past ones included.
+    pub bytes: usize,
+    /// Bytes of past values that watches can still read.
+    pub history_bytes: usize,
+    /// Revision forgotten up to.
+    pub compacted: Revision,
+    /// Bytes on disk when space was last freed; 0 before, and without a directory.
+    pub disk_bytes: u64,
+}
+
+/// The embedded engine. Closes when dropped; [`Embedded::close`] waits for it.
+pub struct Embedded {
+    shared: Arc<Shared>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What readers and the writer share.
+struct Shared {
+    view: RwLock<View>,
+    hub: Hub,
+    queue: Queue,
+    disk_bytes: AtomicU64,
+}
+
+/// What readers see. Cheap to clone.
+#[derive(Debug, Clone)]
+struct View {
+    index: Index,
+    revision: Revision,
+    compacted: Revision,
+}
+
+impl Embedded {
+    /// Opens the store in a directory, which is made when it is not there. Blocks while it reads the disk.
+    ///
+    /// [`Error::InUse`] when another process has it, [`Error::Corrupt`] when what is there is no store or a damaged one
+    /// (nothing is changed then), [`Error::NoSpace`] or [`Error::Unavailable`] when the file system fails.
+    pub fn open(dir: impl AsRef<Path>, options: Options) -> Result<Arc<Self>, Error> {
+        let (disk, recovered) = Disk::open(dir.as_ref(), options.min_free_bytes)?;
+        Self::start(Some(disk), recovered, options)
+    }
+
+    /// A store without a directory: the same engine, gone when dropped.
+    pub fn in_memory(options: Options) -> Arc<Self> {
+        Self::start(None, Recovered::default(), options).expect("nothing can fail without a disk")
+    }
+
+    fn start(disk: Option<Disk>, recovered: Recovered, options: Options) -> Result<Arc<Self>, Error> {
+        let Replayed { view, changes, leases, next_lease, leftover } = replay(recovered)?;
+        let hub = Hub::new(view.compacted, view.compacted);
+        hub.publish(changes, view.revision);
+        let disk_bytes = AtomicU64::new(disk.as_ref().map_or(0, Disk::bytes));
+        let shared = Arc::new(Shared { view: RwLock::new(view), hub, queue: Queue::new(), disk_bytes });
+        let writer = Writer {
+            shared: Arc::clone(&shared),
+            options,
+            disk,
+            leases,
+            next_lease,
+            forgetting: std::collections::VecDeque::new(),
+            leftover,
+            paused_until: None,
+        };
+        let thread = std::thread::Builder::new()
+            .name("store-writer".into())
+            .spawn(move || writer.run())
+            .map_err(|e| Error::Unavailable(format!("cannot start the writer: {e}")))?;
+        Ok(Arc::new(Self { shared, writer: Mutex::new(Some(thread)) }))
+    }
+
+    /// Serves what is waiting, ends all watches and closes the directory.
+    pub async fn close(&self) {
+        self.shared.queue.close();
+        let thread = self.writer.lock().take();
+        if let Some(thread) = thread {
+            // a panic of the writer has been reported by the panic hook
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+    }
+
+    /// Sizes, for metrics.
+    pub fn stats(&self) -> Stats {
+        let view = self.shared.view.read().clone();
+        Stats {
+            keys: view.index.len(),
+            bytes: view.index.bytes(),
+            history_bytes: self.shared.hub.weight(),
+            compacted: view.compacted,
+            disk_bytes: self.shared.disk_bytes.load(Ordering::Relaxed),
+        }
+    }
+
+    async fn ask<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<Result<T, Error>>) -> Request,
+    ) -> Result<T, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.queue.push(request(reply)).await?;
+        answer.await.map_err(|_| Error::Closed)?
+    }
+}
+
+impl Drop for Embedded {
+    fn drop(&mut self) {
+        self.shared.queue.close();
+        if let Some(thread) = self.writer.lock().take() {
+            // short: at most one group is on its way to disk
+            let _ = thread.join();
+        }
+    }
+}
+
+#[async_trait]
+impl Storage for Embedded {
+    async fn current_revision(&self) -> Result<Revision, Error> {
+        Ok(self.shared.view.read().revision)
+    }
+
+    async fn freshness(&self, prefix: &str) -> Result<Freshness, Error> {
+        // under the lock under which changes are published: the hub cannot be behind what a range has shown
+        let _view = self.shared.view.read();
+        Ok(self.shared.hub.freshness(prefix))
+    }
+
+    async fn range(&self, request: RangeRequest) -> Result<RangeResponse, Error> {
+        let view = self.shared.view.read().clone();
+        if let Some(requested) = request.revision {
+            if requested > view.revision {
+                return Err(Error::Future { requested, current: view.revision });
+            }
+            if requested < view.compacted {
+                return Err(Error::Compacted { compacted: view.compacted });
+            }
+        }
+        let (kvs, count) = view.index.range(&request.start, &request.end, request.limit, request.revision);
+        Ok(RangeResponse { kvs, count, revision: view.revision })
+    }
+
+    async fn get(&self, key: &str) -> Result<Option<crate::KeyValue>, Error> {
+        Ok(self.shared.view.read().index.get(key))
+    }
+
+    async fn txn(&self, compares: Vec<Compare>, ops: Vec<Op>) -> Result<TxnResponse, Error> {
+        self.ask(|reply| Request::Txn { compares, ops, reply }).await
+    }
+
+    async fn watch(&self, prefix: &str, start: Revision) -> Result<WatchStream, Error> {
+        self.shared.hub.watch(prefix, start)
+    }
+
+    async fn request_progress(&self) -> Result<(), Error> {
+        self.shared.hub.request_progress();
+        Ok(())
+    }
+
+    async fn grant_lease(&self, ttl_seconds: i64) -> Result<LeaseId, Error> {
+        self.ask(|reply| Request::Grant { ttl_seconds, reply }).await
+    }
+
+    async fn compact(&self, revision: Revision) -> Result<(), Error> {
+        self.ask(|reply| Request::Compact { revision, reply }).await
+    }
+
+    async fn health(&self) -> Result<(), Error> {
+        // an empty transaction goes through the writer and changes nothing
+        self.txn(Vec::new(), Vec::new()).await.map(|_| ())
+    }
+}
+
+struct Replayed {
+    view: View,
+    changes: Vec<Arc<Change>>,
+    leases: Leases,
+    next_lease: i64,
+    /// Records that a compaction had not got round to freeing.
+    leftover: Vec<index::Place>,
+}
+
+/// Rebuilds the state from what is on disk.
+fn replay(recovered: Recovered) -> Result<Replayed, Error> {
+    let compacted = recovered.compacted;
+    let (now, wall) = (Instant::now(), SystemTime::now());
+    let mut leases = Leases::default();
+    let mut next_lease = 1;
+    for (id, ends) in recovered.leases {
+        let left = ends.duration_since(wall).unwrap_or_default();
+        leases.apply(LeaseChange::Grant(id, now + left));
+        next_lease = next_lease.max(id.0 + 1);
+    }
+    let mut view = View { index: Index::default(), revision: compacted, compacted };
+    let mut changes: Vec<Arc<Change>> = Vec::new();
+    let mut open: Option<Change> = None;
+    let mut leftover = Vec::new();
+    for record in recovered.records {
+        let revision = record.place.revision;
+        let old_lease = view.index.lease(&record.key);
+        let event = view.index.restore(&record.key, record.value, record.created, record.lease, record.place);
+        if let Some(id) = old_lease {
+            leases.apply(LeaseChange::Detach(id, Arc::clone(&event.kv.key)));
+        }
+        if let Some(id) = record.lease {
+            if !leases.contains(id) {
+                return Err(Error::Corrupt(format!(
+                    "{} has lease {}, which is not there",
+                    event.kv.key, id.0
+                )));
+            }
+            leases.apply(LeaseChange::Attach(id, Arc::clone(&event.kv.key)));
+        }
+        if revision <= compacted {
+            leftover.extend(view.index.forget(&event.kv.key, revision));
+            continue;
+        }
+        match &mut open {
+            Some(change) if change.revision == revision => change.events.push(event),
+            _ => {
+                changes.extend(open.take().map(Arc::new));
+                // every revision after the compacted one changed something
+                let expected = Revision(view.revision.0 + 1);
+                if revision != expected {
+                    return Err(Error::Corrupt(format!("the changes of revision {expected} are missing")));
+                }
+                view.revision = revision;
+                open = Some(Change { revision, events: vec![event] });
+            }
+        }
+    }
+    changes.extend(open.map(Arc::new));
+    Ok(Replayed { view, changes, leases, next_lease, leftover })
+}
