@@ -1,11 +1,23 @@
 //! What the server calls on every write.
+//!
+//! Behaviour: the chain of managers of `k8s.io/apimachinery/pkg/util/managedfields`.
 
 use jiff::Timestamp;
 
-use super::fieldpath::Set;
-use crate::Value;
+use super::entries::{self, ManagerId, Managers, Operation};
+use super::lastapplied;
+use super::ownership::{self, Refusal};
+use super::reset::ResetFields;
+use super::typed::{Type, Typed};
+use crate::meta::{metadata, metadata_mut, name, namespace, str_at, uid};
 use crate::schema::{NodeId, Schema};
-use crate::status::{FieldError, Status};
+use crate::status::{Cause, Details, Reason, Status};
+use crate::{Map, Value};
+
+/// Owner of everything in an object that had no managed fields when it was first applied to.
+const BEFORE_FIRST_APPLY: &str = "before-first-apply";
+/// Longest name of a manager, in bytes.
+const MAX_MANAGER_NAME: usize = 128;
 
 /// Access to the other served versions of the kind being written, as entries recorded at them have to be compared at
 /// them.
@@ -14,10 +26,10 @@ pub trait Versions {
     /// recorded at it are dropped, as upstream does.
     fn schema(&self, api_version: &str) -> Option<(&Schema, NodeId)>;
 
-    /// The object at `api_version`, for which [`Versions::schema`] knows a schema.
+    /// The object at `api_version`, for which [`Versions::schema`] knows a schema. The object says its own version.
     ///
     /// # Errors
-    /// Whatever conversion fails with; the write is then recorded as if nothing changed (update) or fails (apply).
+    /// Whatever conversion fails with; the managed fields then stay as they are (update), or the write fails (apply).
     fn convert(&self, object: &Value, api_version: &str) -> Result<Value, Status>;
 }
 
@@ -32,32 +44,6 @@ impl Versions for NoOtherVersions {
 
     fn convert(&self, _object: &Value, api_version: &str) -> Result<Value, Status> {
         Err(Status::internal(format!("no conversion to {api_version}")))
-    }
-}
-
-/// Fields an endpoint resets on write, and which its writers therefore never own
-/// (`rest.ResetFieldsStrategy`, `rest.ResetFieldsFilterStrategy`).
-#[derive(Debug, Clone, Default)]
-pub enum ResetFields {
-    /// Nothing is reset.
-    #[default]
-    None,
-    /// These fields and all below them: `status` for a resource, `spec` and parts of metadata for its `/status`.
-    Except(Set),
-    /// Everything but the fields that match one of these paths, where `*` stands for any one element, and what is
-    /// below or above them: pods' `/resize` and `/ephemeralcontainers`.
-    Only(Vec<Vec<String>>),
-}
-
-impl ResetFields {
-    /// [`ResetFields::Except`] from dotted paths of field names: `["status"]`, `["spec", "metadata.finalizers"]`.
-    pub fn except(_paths: &[&str]) -> Self {
-        Self::None
-    }
-
-    /// [`ResetFields::Only`] from dotted paths: `["spec.containers.*.resources"]`.
-    pub fn only(paths: &[&str]) -> Self {
-        Self::Only(paths.iter().map(|p| p.split('.').map(str::to_owned).collect()).collect())
     }
 }
 
@@ -84,44 +70,249 @@ pub struct Write<'a> {
     pub versions: &'a dyn Versions,
 }
 
+impl Write<'_> {
+    pub(super) fn time(&self) -> String {
+        // whole seconds print without a fraction
+        Timestamp::from_second(self.now.as_second()).unwrap_or(self.now).to_string()
+    }
+
+    fn id(&self, manager: &str, operation: Operation) -> ManagerId {
+        ManagerId::new(manager, operation, self.api_version, self.subresource)
+    }
+
+    /// What an update compares a new object with.
+    fn blank(&self) -> Value {
+        let mut blank = Typed::new(self.schema).blank(self.root);
+        if let Value::Object(map) = &mut blank {
+            map.insert("apiVersion".into(), self.api_version.into());
+            map.insert("kind".into(), self.kind.into());
+        }
+        blank
+    }
+}
+
 /// Records a create (`live` is `None`), update or non-apply patch in `new.metadata.managedFields`.
 ///
-/// Called on the object as decoded and patched, before admission and before the strategy resets anything, as upstream
-/// does. Never fails: when ownership cannot be computed, the live object's managed fields are kept.
-pub fn on_update(_live: Option<&Value>, _new: &mut Value, _write: &Write<'_>) {}
+/// `live` and `new` are normalised (what Go would print), except that `new.metadata.managedFields` is as the client
+/// sent it: `[]` and `[{}]` reset, a list that can be read replaces the recorded one, anything else is ignored. Called on the
+/// object as decoded and patched, before mutating admission, as upstream does; what the endpoint resets is left out by
+/// [`Write::reset_fields`]. Never fails: when ownership cannot be computed, the live object's managed fields are kept.
+pub fn on_update(live: Option<&Value>, new: &mut Value, write: &Write<'_>) {
+    if metadata(new).is_none() {
+        return;
+    }
+    let sent = take_managed_fields(new);
+    let recorded = live.and_then(managed_fields);
+    let managed = match update(live, new, sent.as_ref(), recorded, write) {
+        Ok(managed) => managed,
+        Err(_) => recorded.cloned(),
+    };
+    set_managed_fields(new, managed);
+}
+
+fn update(
+    live: Option<&Value>,
+    new: &Value,
+    sent: Option<&Value>,
+    recorded: Option<&Value>,
+    write: &Write<'_>,
+) -> Result<Option<Value>, Status> {
+    let mut managers = current_managers(sent, recorded, write);
+    // tracking begins with the object, or with its first apply
+    if managers.is_empty() && live.is_some_and(|live| !uid(live).is_empty()) {
+        return Ok(None);
+    }
+    let id = write.id(write.manager, Operation::Update);
+    match live {
+        Some(live) if managed_fields(live).is_some() => {
+            ownership::record_update(write, &without_managed_fields(live), new, &mut managers, id)?;
+        }
+        Some(live) => ownership::record_update(write, live, new, &mut managers, id)?,
+        None => ownership::record_update(write, &write.blank(), new, &mut managers, id)?,
+    }
+    Ok(entries::encode(managers))
+}
+
+/// The owners before an update: the client's list when it can be read and says something (and is not sent to a
+/// subresource), else the recorded one; what cannot be read counts as empty.
+fn current_managers<'v>(sent: Option<&'v Value>, recorded: Option<&'v Value>, write: &Write<'_>) -> Managers<'v> {
+    if write.subresource.is_empty() {
+        if sent.is_some_and(entries::is_reset) {
+            return Managers::new();
+        }
+        match entries::decode(sent) {
+            Ok(managers) if !managers.is_empty() => return managers,
+            _ => {}
+        }
+    }
+    entries::decode(recorded).unwrap_or_default()
+}
 
 /// Server-side apply: `applied` (which names only what its manager wants) merged into `live` (`None`: the object is
 /// to be created), with `metadata.managedFields` set. `default` fills in defaults in the request's version, as the
-/// server does after decoding. An apply that changes nothing answers the live object.
+/// server does after decoding. An apply that changes nothing answers the live object with its times as they were; who
+/// owns what may have changed even so.
 ///
 /// # Errors
 /// 400 for a configuration of another kind or version or with managed fields, 409 with one cause a conflict,
-/// 500 (`failed to create typed patch object ...`) when it does not fit the schema.
+/// 500 without reason (`failed to create typed patch object ...`) when it does not fit the schema.
 pub fn on_apply(
     live: Option<&Value>,
     applied: &Value,
-    _force: bool,
-    _default: &dyn Fn(&mut Value),
-    _write: &Write<'_>,
+    force: bool,
+    default: &dyn Fn(&mut Value),
+    write: &Write<'_>,
 ) -> Result<Value, Status> {
-    Ok(live.unwrap_or(applied).clone())
+    let (api_version, kind) = (str_at(applied, &["apiVersion"]), str_at(applied, &["kind"]));
+    if api_version != write.api_version || kind != write.kind {
+        return Err(Status::bad_request(format!("invalid object type: {}", gvk(api_version, kind))));
+    }
+    if managed_fields(applied).is_some_and(Value::is_array) {
+        return Err(Status::bad_request("metadata.managedFields must be nil"));
+    }
+    Typed::new(write.schema).validate(Type::Node(write.root), applied).map_err(|invalid| {
+        failed(format!(
+            "failed to create typed patch object ({}/{}; {}): {invalid}",
+            namespace(applied),
+            name(applied),
+            gvk(api_version, kind)
+        ))
+    })?;
+    let recorded = live.and_then(managed_fields);
+    let live = live.map_or_else(|| Value::Object(Map::new()), without_managed_fields);
+
+    let outcome = match apply(recorded, &live, applied, force, write) {
+        Err(Refusal::Conflicts(conflicts)) if write.manager == lastapplied::UPGRADING_MANAGER => {
+            match lastapplied::conflicts_left(write, &live, conflicts) {
+                left if left.is_empty() => apply(recorded, &live, applied, true, write),
+                left => Err(Refusal::Conflicts(left)),
+            }
+        }
+        outcome => outcome,
+    };
+    let (object, managers) = outcome.map_err(|refusal| match refusal {
+        Refusal::Failed(status) => status,
+        Refusal::Conflicts(conflicts) => conflict_status(&conflicts),
+    })?;
+    let mut object = match object {
+        Some(mut object) => {
+            default(&mut object);
+            object
+        }
+        None => live,
+    };
+    if write.manager == lastapplied::UPGRADING_MANAGER {
+        lastapplied::refresh(&mut object, applied);
+    }
+    set_managed_fields(&mut object, entries::encode(managers));
+    Ok(object)
+}
+
+/// One attempt; the object is `None` when the apply changes nothing.
+fn apply<'v>(
+    recorded: Option<&'v Value>,
+    live: &Value,
+    applied: &Value,
+    force: bool,
+    write: &Write<'_>,
+) -> Result<(Option<Value>, Managers<'v>), Refusal> {
+    let mut managers =
+        entries::decode(recorded).map_err(|error| failed(format!("failed to decode managed fields: {error}")))?;
+    if managers.is_empty() && !uid(live).is_empty() {
+        let id = write.id(BEFORE_FIRST_APPLY, Operation::Update);
+        ownership::record_update(write, &write.blank(), live, &mut managers, id)?;
+    }
+    let id = write.id(write.manager, Operation::Apply);
+    let applied = ownership::record_apply(write, live, applied, &mut managers, id, force)?;
+    Ok((applied.object, managers))
+}
+
+/// A failure that upstream answers as a plain error: 500 without reason.
+fn failed(message: String) -> Status {
+    Status::new(500, Reason::Unknown, message)
+}
+
+/// `apps/v1, Kind=Deployment`, `/v1, Kind=Pod`.
+fn gvk(api_version: &str, kind: &str) -> String {
+    let slash = if api_version.contains('/') { "" } else { "/" };
+    format!("{slash}{api_version}, Kind={kind}")
+}
+
+fn conflict_status(conflicts: &std::collections::BTreeMap<ManagerId, super::fieldpath::Set>) -> Status {
+    let mut causes = Vec::new();
+    let mut lines = Vec::new();
+    for (id, set) in conflicts {
+        let manager = id.shown();
+        lines.push(format!("conflicts with {manager}:"));
+        set.for_each(&mut |path| {
+            let field = super::fieldpath::Path(path).to_string();
+            lines.push(format!("- {field}"));
+            causes.push(Cause {
+                reason: "FieldManagerConflict".into(),
+                message: format!("conflict with {manager}"),
+                field,
+            });
+        });
+    }
+    let message = match causes.as_slice() {
+        [one] => format!("Apply failed with 1 conflict: {}: {}", one.message, one.field),
+        many => format!("Apply failed with {} conflicts: {}", many.len(), lines.join("\n")),
+    };
+    Status::new(409, Reason::Conflict, message).with_details(Details { causes, ..Details::default() })
 }
 
 /// The manager's name of a write: `field_manager` (the query parameter) or else the user agent up to its first slash,
 /// cut to 128 bytes, unprintable characters left out.
 pub fn manager_name(field_manager: &str, user_agent: &str) -> String {
-    let _ = user_agent;
-    field_manager.to_owned()
+    if !field_manager.is_empty() {
+        return field_manager.to_owned();
+    }
+    let mut name = String::new();
+    for c in user_agent.split('/').next().unwrap_or_default().chars().filter(|c| is_printable(*c)) {
+        if name.len() + c.len_utf8() > MAX_MANAGER_NAME {
+            break;
+        }
+        name.push(c);
+    }
+    name
 }
 
-/// Gives `new` the managed fields of `old` when the two differ in nothing but the times of managed fields entries, so
-/// that the write is recognised as one that changes nothing. Called after admission, before the store is written.
-pub fn ignore_timestamps(_old: &Value, _new: &mut Value) {}
+/// Go's `unicode.IsPrint`, as near as the standard library comes: what its debug form does not escape, and no space
+/// but the ASCII one.
+pub(super) fn is_printable(c: char) -> bool {
+    c == ' ' || matches!(c, '"' | '\'' | '\\') || (!c.is_whitespace() && !c.is_control() && c.escape_debug().len() == 1)
+}
 
-/// Puts back the managed fields from before mutating admission when a webhook left ones that cannot be decoded.
-pub fn restore_if_invalid(_before: Option<&Value>, _object: &mut Value) {}
+/// `metadata.managedFields`, unless absent.
+pub(super) fn managed_fields(object: &Value) -> Option<&Value> {
+    metadata(object)?.get("managedFields").filter(|value| !value.is_null())
+}
 
-/// Problems of `metadata.managedFields` as a client may send them (`ValidateManagedFields`).
-pub fn validate(_managed_fields: &Value, _path: &str) -> Vec<FieldError> {
-    Vec::new()
+pub(super) fn take_managed_fields(object: &mut Value) -> Option<Value> {
+    object.get_mut("metadata")?.as_object_mut()?.remove("managedFields")
+}
+
+pub(super) fn set_managed_fields(object: &mut Value, managed: Option<Value>) {
+    if let (Some(metadata), Some(managed)) = (metadata_mut(object), managed) {
+        metadata.insert("managedFields".into(), managed);
+    }
+}
+
+/// A copy of the object but for its managed fields, which are often the larger part.
+fn without_managed_fields(object: &Value) -> Value {
+    let Value::Object(map) = object else { return object.clone() };
+    map.iter()
+        .map(|(key, value)| match value {
+            Value::Object(metadata) if key == "metadata" => {
+                let metadata: Map = metadata
+                    .iter()
+                    .filter(|(key, _)| *key != "managedFields")
+                    .map(|(key, value)| (key.clone(), value.clone()))
+                    .collect();
+                (key.clone(), Value::Object(metadata))
+            }
+            other => (key.clone(), other.clone()),
+        })
+        .collect::<Map>()
+        .into()
 }
