@@ -6,6 +6,9 @@
 //! Source: `k8s.io/apiserver/pkg/admission`, order and default set of `k8s.io/kubernetes/pkg/kubeapiserver/options`.
 
 pub mod chain;
+pub mod plugins;
+#[cfg(test)]
+mod testing;
 
 pub use chain::{Chain, ConfigError};
 
@@ -85,18 +88,32 @@ impl AdmissionRequest<'_> {
         self.gvr.group == group && self.gvr.resource == resource && self.subresource == subresource
     }
 
+    /// The object, or null when there is none.
+    pub fn object(&self) -> &Value {
+        self.object.as_ref().unwrap_or(&Value::Null)
+    }
+
+    /// The object as it was, or null when there is none.
+    pub fn old(&self) -> &Value {
+        self.old_object.unwrap_or(&Value::Null)
+    }
+
+    /// The name messages use: an object of generateName goes by its prefix, a nameless one by `Unknown`.
+    pub fn shown_name(&self) -> &str {
+        let object = self.object();
+        [
+            self.name.as_str(),
+            apimachinery::meta::name(object),
+            apimachinery::meta::str_at(object, &["metadata", "generateName"]),
+        ]
+        .into_iter()
+        .find(|name| !name.is_empty())
+        .unwrap_or("Unknown")
+    }
+
     /// The 403 of this request: `RESOURCE "NAME" is forbidden: WHY`.
     pub fn forbidden(&self, why: &str) -> Status {
-        // upstream names an object of generateName by its prefix
-        let generated;
-        let name = match (&self.object, self.name.as_str()) {
-            (Some(object), "") => {
-                generated = apimachinery::meta::str_at(object, &["metadata", "generateName"]).to_owned();
-                &generated
-            }
-            (_, name) => name,
-        };
-        Status::forbidden(&self.group_resource(), name, why)
+        Status::forbidden(&self.group_resource(), self.shown_name(), why)
     }
 }
 
