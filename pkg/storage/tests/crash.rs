@@ -22,7 +22,8 @@ fn options() -> Options {
 async fn victim() {
     let (Ok(dir), Ok(round)) = (std::env::var(DIR), std::env::var(ROUND)) else { return };
     let storage = Embedded::open(dir, options()).unwrap();
-    println!("\nopen");
+    // the harness has begun a line of its own
+    std::io::stdout().lock().write_all(b"\n").unwrap();
     let writers = (0..6).map(|writer| {
         let (storage, round) = (Arc::clone(&storage), round.clone());
         tokio::spawn(async move {

@@ -110,7 +110,7 @@ async fn a_directory_has_one_owner() {
     assert!(matches!(Embedded::open(dir.path(), small()), Err(Error::InUse(_))));
     put(&storage, "/a", "1").await;
     drop(storage);
-    assert_eq!(dump(&*Embedded::open(dir.path(), small()).unwrap(), None).await, ["/a=1@1"]);
+    assert_eq!(dump(&Embedded::open(dir.path(), small()).unwrap(), None).await, ["/a=1@1"]);
 }
 
 fn tree(dir: &Path) -> Vec<(String, Vec<u8>)> {

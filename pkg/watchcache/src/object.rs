@@ -356,7 +356,7 @@ impl Budget {
 
 /// Encoded forms by number; most objects have none.
 #[derive(Debug, Default)]
-pub(crate) struct Slots(Mutex<Option<Box<Vec<Slot>>>>);
+pub(crate) struct Slots(Mutex<Vec<Slot>>);
 
 #[derive(Debug)]
 struct Slot {
@@ -368,7 +368,7 @@ struct Slot {
 impl Slots {
     pub(crate) fn get(&self, id: u32) -> Option<Bytes> {
         let mut slots = self.0.lock();
-        let slot = slots.as_mut()?.iter_mut().find(|s| s.id == id)?;
+        let slot = slots.iter_mut().find(|s| s.id == id)?;
         slot.used = true;
         Some(slot.bytes.clone())
     }
@@ -376,7 +376,6 @@ impl Slots {
     /// `false` when another was faster.
     pub(crate) fn put(&self, id: u32, bytes: &Bytes) -> bool {
         let mut slots = self.0.lock();
-        let slots = slots.get_or_insert_default();
         let new = slots.iter().all(|s| s.id != id);
         if new {
             slots.push(Slot { id, used: true, bytes: bytes.clone() });
@@ -386,8 +385,7 @@ impl Slots {
 
     /// Drops what was not used since the last sweep; answers how many bytes.
     fn sweep(&self) -> usize {
-        let mut guard = self.0.lock();
-        let Some(slots) = guard.as_mut() else { return 0 };
+        let mut slots = self.0.lock();
         let mut dropped = 0;
         slots.retain_mut(|slot| {
             let keep = std::mem::take(&mut slot.used);
@@ -395,13 +393,13 @@ impl Slots {
             keep
         });
         if slots.is_empty() {
-            *guard = None;
+            *slots = Vec::new();
         }
         dropped
     }
 
     /// Drops everything; answers how many bytes.
     pub(crate) fn clear(&self) -> usize {
-        self.0.lock().take().map_or(0, |slots| slots.iter().map(|s| s.bytes.len()).sum())
+        std::mem::take(&mut *self.0.lock()).iter().map(|slot| slot.bytes.len()).sum()
     }
 }

@@ -144,12 +144,13 @@ fn tidy(shared: &Shared, sweeps: u32) {
     if before == state.ring_len() {
         state.drop_frames();
     }
-    let objects = state.objects.clone();
+    if !sweeps.is_multiple_of(SWEEPS_PER_REPRESENTATIONS) || shared.budget.used() == 0 {
+        return;
+    }
+    let (objects, past) = (state.objects.clone(), state.past_objects());
     drop(state);
-    if sweeps.is_multiple_of(SWEEPS_PER_REPRESENTATIONS) && shared.budget.used() > 0 {
-        for object in objects.values() {
-            object.sweep();
-        }
+    for object in objects.values().chain(&past) {
+        object.sweep();
     }
 }
 

@@ -190,7 +190,7 @@ mod tests {
     fn the_version_lands_in_metadata_wherever_it_is() {
         let cases = [
             (r#"{"metadata":{}}"#, r#"{"metadata":{"resourceVersion":"7"}}"#),
-            (r#"{}"#, r#"{"metadata":{"resourceVersion":"7"}}"#),
+            ("{}", r#"{"metadata":{"resourceVersion":"7"}}"#),
             (r#"{"a":1}"#, r#"{"metadata":{"resourceVersion":"7"},"a":1}"#),
             (
                 r#"{"data":{"metadata":"\"}"},"metadata":{"name":"a","uid":"u"},"x":[{"y":1.5}]}"#,

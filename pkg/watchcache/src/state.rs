@@ -311,6 +311,13 @@ impl State {
         }
     }
 
+    /// The objects that only events hold on to.
+    pub(crate) fn past_objects(&self) -> Vec<Arc<StoredObject>> {
+        let of_event =
+            |e: &Arc<CacheEvent>| [Some(Arc::clone(&e.object)), e.prev.clone(), e.left.get().cloned()];
+        self.ring.iter().flat_map(of_event).flatten().collect()
+    }
+
     /// Events after a revision, oldest first, at most `max`. `None` when the ring does not reach back that far.
     pub(crate) fn after(&self, revision: Revision, max: usize) -> Option<Vec<Arc<CacheEvent>>> {
         if revision < self.floor {
