@@ -1,58 +1,88 @@
-//! Bodies in: bounded, decoded in the format the client says. And the encodings that are not plain JSON out.
+//! Bodies in: bounded, decoded in the format the client says.
 
 use std::sync::Arc;
 
 use apimachinery::Value;
 use apimachinery::descriptor::{ResourceDescriptor, Subresource};
-use apimachinery::schema::{NodeId, Schema};
+use apimachinery::protobuf;
 use apimachinery::status::Status;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use component::http::Body;
-use http::{HeaderMap, Response, StatusCode};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http::HeaderMap;
+use http_body_util::BodyExt;
 
+use crate::codec::Reader;
 use crate::context::RequestContext;
-use crate::negotiate::MediaType;
-use crate::respond;
+use crate::negotiate;
+use crate::options;
+use crate::store::ResourceStore;
 
 /// Largest request body, upstream's `MaxRequestBodyBytes`.
 pub const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
 
 /// Reads a whole body; 413 past [`MAX_BODY_BYTES`].
-pub async fn read(body: Body) -> Result<Bytes, Status> {
-    match Limited::new(body, MAX_BODY_BYTES).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => {
-            Err(Status::request_too_large(format!("Request entity too large: limit is {MAX_BODY_BYTES}")))
+pub async fn read(mut body: Body) -> Result<Bytes, Status> {
+    let mut first = Bytes::new();
+    let mut all = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame =
+            frame.map_err(|e| Status::bad_request(format!("unable to read the request body: {e}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if first.len() + all.len() + data.len() > MAX_BODY_BYTES {
+            return Err(Status::request_too_large(format!(
+                "Request entity too large: limit is {MAX_BODY_BYTES}"
+            )));
         }
-        Err(error) => Err(Status::bad_request(format!("unable to read the request body: {error}"))),
+        if first.is_empty() && all.is_empty() {
+            // most bodies are one frame, which need not be copied
+            first = data;
+        } else {
+            all.extend_from_slice(&std::mem::take(&mut first));
+            all.extend_from_slice(&data);
+        }
     }
+    Ok(if all.is_empty() { first } else { all.freeze() })
 }
 
 /// Reads and decodes a body of the kind a subresource (or a virtual resource) declares.
 pub async fn decode_declared(
-    _context: &RequestContext,
-    _descriptor: &Arc<ResourceDescriptor>,
-    _subresource: Option<&Subresource>,
-    _headers: &HeaderMap,
+    context: &RequestContext,
+    store: &ResourceStore,
+    descriptor: &Arc<ResourceDescriptor>,
+    subresource: Option<&Subresource>,
+    headers: &HeaderMap,
     body: Body,
 ) -> Result<Value, Status> {
     let bytes = read(body).await?;
-    serde_json::from_slice(&bytes).map_err(|e| Status::bad_request(e.to_string()))
+    let format = negotiate::body_format(headers)?;
+    let served = descriptor.version(&context.info.version).ok_or_else(Status::path_not_found)?;
+    let (gvk, root) = match subresource {
+        Some(sub) => (
+            sub.gvk.clone(),
+            sub.root.ok_or_else(|| Status::bad_request(format!("{} takes no body", sub.name)))?,
+        ),
+        None => (descriptor.gvk(&served.version), served.root),
+    };
+    let options = options::write(context, "CreateOptions")?;
+    let resources = store.resources();
+    let reader = Reader { resources: &resources, gvk: &gvk, schema: &served.schema, root };
+    let decoded = reader.decode(&bytes, format, options.validation)?;
+    context.warnings.extend(decoded.warnings);
+    let mut object = decoded.value;
+    apimachinery::default::apply_defaults(&served.schema, root, &mut object);
+    if subresource.is_none() {
+        descriptor.strategy.default_object(&served.version, &mut object);
+    }
+    Ok(object)
 }
 
-/// YAML text of a tree.
-pub fn to_yaml(value: &Value) -> Result<Vec<u8>, Status> {
-    Ok(respond::json_text(value, true))
-}
-
-/// The protobuf envelope of a tree, `None` where the kind has no protobuf form.
-pub fn to_protobuf(_value: &Value, _schema: &Schema, _root: NodeId) -> Option<Vec<u8>> {
-    None
-}
-
-/// A `Status` in the negotiated format.
-pub fn status_object(code: StatusCode, value: &Value, media: &MediaType) -> Response<Body> {
-    respond::object(code, value, None, media)
-        .unwrap_or_else(|_| respond::bytes(code, crate::negotiate::JSON, respond::json_text(value, false)))
+/// Decodes a protobuf body of a kind that belongs to no group (`DeleteOptions`).
+pub fn meta_kind(body: &[u8], kind: &str) -> Result<Value, Status> {
+    let envelope = protobuf::unwrap(body).map_err(|e| Status::bad_request(e.to_string()))?;
+    let catalog = apis::catalog();
+    let definition = catalog
+        .definition(&format!("io.k8s.apimachinery.pkg.apis.meta.v1.{kind}"))
+        .ok_or_else(|| Status::internal(format!("no schema of {kind}")))?;
+    protobuf::decode(catalog.schema(), definition.node, envelope.raw)
+        .map_err(|e| Status::bad_request(e.to_string()))
 }

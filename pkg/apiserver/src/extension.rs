@@ -55,6 +55,7 @@ impl Call {
         let body = std::mem::replace(self.request.body_mut(), component::http::empty());
         body::decode_declared(
             &self.context,
+            &self.store,
             &self.descriptor,
             self.subresource.as_ref(),
             self.request.headers(),

@@ -5,16 +5,27 @@
 
 pub mod context;
 pub mod extension;
+pub mod options;
 pub mod query;
 pub mod requestinfo;
+pub mod server;
 pub mod store;
 
 mod body;
+mod codec;
 mod core;
+mod digest;
+mod discovery;
+mod filters;
+mod handlers;
+mod metrics;
 mod negotiate;
-mod options;
+mod openapi;
+mod paths;
 mod respond;
+mod router;
 
 pub use context::{RequestContext, Warnings};
 pub use extension::{Call, DeleteRequest, Mutation, SubresourceHandler, Write, WriteFinish, WriteHook};
+pub use server::{Health, InProcess, Limits, PathHandler, Server, ServerBuilder};
 pub use store::{Deleted, Precondition, ResourceStore, WriteOptions};

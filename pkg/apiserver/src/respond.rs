@@ -7,6 +7,7 @@ use bytes::Bytes;
 use component::http::{Body, full};
 use http::{HeaderValue, Response, StatusCode, header};
 
+use crate::codec;
 use crate::negotiate::{Format, MediaType};
 
 /// A response of these bytes.
@@ -37,8 +38,8 @@ pub fn object(
 ) -> Result<Response<Body>, Status> {
     match media.format {
         Format::Json => Ok(bytes(code, Format::Json.media_type(), json_text(object, media.pretty))),
-        Format::Yaml => Ok(bytes(code, Format::Yaml.media_type(), crate::body::to_yaml(object)?)),
-        Format::Protobuf => match schema.and_then(|(s, root)| crate::body::to_protobuf(object, s, root)) {
+        Format::Yaml => Ok(bytes(code, Format::Yaml.media_type(), codec::to_yaml(object))),
+        Format::Protobuf => match codec::to_protobuf(object, schema) {
             Some(encoded) => Ok(bytes(code, Format::Protobuf.media_type(), encoded)),
             None => Ok(bytes(code, Format::Json.media_type(), json_text(object, false))),
         },
@@ -48,17 +49,13 @@ pub fn object(
 /// A failure as upstream's clients expect it, in the format they accept (JSON when none of theirs is served).
 pub fn failure(status: &Status, media: &MediaType) -> Response<Body> {
     let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let media = MediaType { view: crate::negotiate::View::Object, ..*media };
     let value = status.to_value();
-    let mut response = crate::body::status_object(code, &value, &media);
+    let mut response = object(code, &value, None, media)
+        .unwrap_or_else(|_| bytes(code, Format::Json.media_type(), json_text(&value, false)));
     if let Some(details) = &status.details
         && details.retry_after_seconds > 0
     {
         response.headers_mut().insert(header::RETRY_AFTER, details.retry_after_seconds.into());
-    }
-    if status.code == 401 {
-        // upstream sends no challenge for bearer tokens or certificates
-        response.headers_mut().remove(header::WWW_AUTHENTICATE);
     }
     response
 }

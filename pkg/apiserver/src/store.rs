@@ -64,7 +64,7 @@ impl ResourceStore {
 
     /// The store below, for state that is no API object (allocation bitmaps) and for transactions of one's own.
     pub fn storage(&self) -> &Arc<dyn storage::Storage> {
-        &self.core.storage
+        self.core.objects.storage()
     }
 
     /// One object in the version asked for, not older than any write acknowledged before the call; 404 without it.

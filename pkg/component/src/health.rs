@@ -50,6 +50,11 @@ impl Checks {
         self.checks.write().push((name.to_owned(), check));
     }
 
+    /// Names of the checks, in order.
+    pub fn names(&self) -> Vec<String> {
+        self.checks.read().iter().map(|(name, _)| name.clone()).collect()
+    }
+
     /// Answers `/PATH` (`which` is `None`) or `/PATH/NAME`. `path` is `livez` and the like, for the texts.
     pub async fn respond(&self, path: &str, which: Option<&str>, query: Option<&str>) -> Response {
         let checks = self.checks.read().clone();

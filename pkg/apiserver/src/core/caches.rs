@@ -1,0 +1,137 @@
+//! Watch caches, one for each place in the store; two resources that share a place share its cache.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use apimachinery::descriptor::{ResourceDescriptor, Resources};
+use apimachinery::status::Status;
+use bytes::Bytes;
+use parking_lot::RwLock;
+use storage::Storage;
+use storage::objects::KeyLayout;
+use watchcache::{Codec, DecodeError, Decoded, FieldSource, JsonCodec, WatchCache, WatchCacheConfig};
+
+/// Root of all keys, upstream's `--etcd-prefix` default.
+const ROOT: &str = "/registry";
+
+/// A cache and the names of the selectable fields it computes.
+pub(crate) struct Cached {
+    pub(crate) cache: Arc<WatchCache>,
+    pub(crate) fields: Vec<String>,
+}
+
+impl Cached {
+    /// Place of a selectable field in the cache's order.
+    pub(crate) fn field(&self, name: &str) -> Option<usize> {
+        self.fields.iter().position(|f| f == name)
+    }
+}
+
+/// The caches of a server, started when first needed.
+pub(crate) struct Caches {
+    storage: Arc<dyn Storage>,
+    running: RwLock<HashMap<String, Arc<Cached>>>,
+}
+
+/// Where a resource's objects are.
+pub(crate) fn layout(descriptor: &ResourceDescriptor) -> KeyLayout {
+    KeyLayout::new(ROOT, &descriptor.storage.prefix, descriptor.namespaced)
+}
+
+impl Caches {
+    /// Over a store.
+    pub(crate) fn new(storage: Arc<dyn Storage>) -> Self {
+        Self { storage, running: RwLock::default() }
+    }
+
+    /// The cache of a resource. `resources` is what is served, as others may share the place.
+    pub(crate) fn of(&self, resources: &Resources, descriptor: &ResourceDescriptor) -> Arc<Cached> {
+        let prefix = &descriptor.storage.prefix;
+        if let Some(cached) = self.running.read().get(prefix) {
+            return Arc::clone(cached);
+        }
+        let mut running = self.running.write();
+        if let Some(cached) = running.get(prefix) {
+            return Arc::clone(cached);
+        }
+        let cached = Arc::new(self.start(resources, descriptor));
+        running.insert(prefix.clone(), Arc::clone(&cached));
+        cached
+    }
+
+    fn start(&self, resources: &Resources, descriptor: &ResourceDescriptor) -> Cached {
+        let sharing = resources.all.iter().filter(|d| d.storage.prefix == descriptor.storage.prefix);
+        let mut fields: Vec<String> = Vec::new();
+        let mut sources: Vec<FieldSource> = Vec::new();
+        for field in sharing.flat_map(|d| &d.selectable_fields).chain(&descriptor.selectable_fields) {
+            if !fields.contains(&field.name) {
+                fields.push(field.name.clone());
+                let value = field.value;
+                sources.push(Arc::new(value));
+            }
+        }
+        let codec = Arc::new(StoredCodec { json: JsonCodec::new(sources), descriptor: descriptor.clone() });
+        let config =
+            WatchCacheConfig::new(descriptor.group_resource().to_string(), layout(descriptor), codec);
+        Cached { cache: WatchCache::start(Arc::clone(&self.storage), config), fields }
+    }
+
+    /// Starts every cache, and waits until they have read the store.
+    pub(crate) async fn warm(
+        &self,
+        resources: &Resources,
+        wanted: impl Fn(&ResourceDescriptor) -> bool,
+        timeout: Duration,
+    ) -> Result<(), Status> {
+        let caches: Vec<Arc<Cached>> =
+            resources.all.iter().filter(|d| wanted(d)).map(|d| self.of(resources, d)).collect();
+        for cached in caches {
+            cached.cache.wait_ready(timeout).await.map_err(Status::from)?;
+        }
+        Ok(())
+    }
+
+    /// Whether every running cache is ready.
+    pub(crate) fn ready(&self) -> bool {
+        self.running.read().values().all(|c| c.cache.is_ready())
+    }
+
+    /// Sizes of every running cache by storage prefix.
+    pub(crate) fn stats(&self) -> Vec<(String, watchcache::Stats)> {
+        self.running.read().iter().map(|(prefix, c)| (prefix.clone(), c.cache.stats())).collect()
+    }
+
+    /// Forgets the cache of a resource that is no longer served.
+    pub(crate) async fn remove(&self, prefix: &str) {
+        let removed = self.running.write().remove(prefix);
+        if let Some(cached) = removed {
+            cached.cache.stop().await;
+        }
+    }
+
+    /// Ends every watch and every task.
+    pub(crate) async fn stop(&self) {
+        let all: Vec<Arc<Cached>> = self.running.write().drain().map(|(_, c)| c).collect();
+        for cached in all {
+            cached.cache.stop().await;
+        }
+    }
+}
+
+/// Reads stored values: our JSON, or what upstream's server wrote.
+struct StoredCodec {
+    json: JsonCodec,
+    descriptor: ResourceDescriptor,
+}
+
+impl Codec for StoredCodec {
+    fn decode(&self, _key: &str, value: &Bytes) -> Result<Decoded, DecodeError> {
+        if !crate::codec::is_protobuf(value) {
+            return self.json.decode_json(value);
+        }
+        let json =
+            crate::codec::stored_to_json(&self.descriptor, value).map_err(|e| DecodeError(e.message))?;
+        self.json.decode_json(&json)
+    }
+}

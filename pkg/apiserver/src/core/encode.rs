@@ -1,0 +1,131 @@
+//! The bytes reads are served from: stored JSON as it is, other versions and metadata made once and kept.
+
+use apimachinery::Value;
+use apimachinery::meta::GroupVersionKind;
+use apimachinery::status::Status;
+use bytes::Bytes;
+use serde_json::json;
+use watchcache::{RepresentationId, StoredObject};
+
+use super::{Core, Target};
+use crate::codec;
+
+/// What is kept beside the stored JSON, within one version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    Json = 0,
+    PartialV1 = 1,
+    PartialV1beta1 = 2,
+}
+
+/// Numbers of representations below this are one version's.
+const KINDS_PER_VERSION: u32 = 8;
+
+/// A number for a version of a resource that two resources sharing a cache do not share.
+pub(crate) fn version_number(target: &Target) -> u32 {
+    // FNV-1a over group and version; a cache holds two or three of them
+    let text = target.gvk().group_version().to_string();
+    let hash =
+        text.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    hash % (1 << 24)
+}
+
+fn id(target: &Target, kept: Kept) -> RepresentationId {
+    RepresentationId(version_number(target) * KINDS_PER_VERSION + kept as u32)
+}
+
+fn undecodable(error: impl std::fmt::Display) -> Status {
+    Status::internal(error)
+}
+
+/// Serves objects of one resource in one version.
+pub(crate) struct Encoder<'a> {
+    core: &'a Core,
+    target: &'a Target,
+    /// Stored objects are of this version.
+    stored: bool,
+    /// What the canonical text begins with and items of lists leave out.
+    head: String,
+}
+
+impl Core {
+    /// An encoder for a target.
+    pub(crate) fn encoder<'a>(&'a self, target: &'a Target) -> Encoder<'a> {
+        let stored = target.served().conversion.is_none() && target.gvk() == target.descriptor.storage.gvk;
+        Encoder { core: self, target, stored, head: codec::canonical_head(&target.gvk()) }
+    }
+}
+
+impl Encoder<'_> {
+    /// Appends the object's JSON.
+    pub(crate) fn write_json(&self, object: &StoredObject, out: &mut Vec<u8>) -> Result<(), Status> {
+        if self.stored {
+            object.write_json(out);
+        } else {
+            out.extend_from_slice(&self.converted(object)?);
+        }
+        Ok(())
+    }
+
+    /// Appends the object's JSON as an item of a list: without `kind` and `apiVersion`.
+    pub(crate) fn write_item(&self, object: &StoredObject, out: &mut Vec<u8>) -> Result<(), Status> {
+        if self.stored {
+            let (first, version, last) = object.json_pieces();
+            match first.strip_prefix(self.head.as_bytes()) {
+                Some(rest) => {
+                    out.push(b'{');
+                    out.extend_from_slice(rest);
+                }
+                None => out.extend_from_slice(&first),
+            }
+            out.extend_from_slice(version.as_bytes());
+            out.extend_from_slice(&last);
+            return Ok(());
+        }
+        let json = self.converted(object)?;
+        match json.strip_prefix(self.head.as_bytes()) {
+            Some(rest) => {
+                out.push(b'{');
+                out.extend_from_slice(rest);
+            }
+            None => out.extend_from_slice(&json),
+        }
+        Ok(())
+    }
+
+    fn converted(&self, object: &StoredObject) -> Result<Bytes, Status> {
+        object.representation(id(self.target, Kept::Json), |object| {
+            let value = self.value(object)?;
+            Ok(Bytes::from(codec::canonical(&value)))
+        })
+    }
+
+    /// The object as a tree in this version.
+    pub(crate) fn value(&self, object: &StoredObject) -> Result<Value, Status> {
+        let mut value = self.core.tree(self.target, object)?;
+        if let Some(map) = value.as_object_mut() {
+            let gvk = self.target.gvk();
+            map.insert("apiVersion".into(), gvk.group_version().to_string().into());
+            map.insert("kind".into(), gvk.kind.into());
+        }
+        Ok(value)
+    }
+
+    /// JSON of the object's `PartialObjectMetadata` in a version of `meta.k8s.io`.
+    pub(crate) fn partial(&self, object: &StoredObject, version: &'static str) -> Result<Bytes, Status> {
+        let kept = if version == "v1" { Kept::PartialV1 } else { Kept::PartialV1beta1 };
+        object.representation(id(self.target, kept), |object| {
+            let value = object.to_value().map_err(undecodable)?;
+            Ok(Bytes::from(codec::canonical(&partial_of(&value, version))))
+        })
+    }
+}
+
+/// `PartialObjectMetadata` of an object.
+pub(crate) fn partial_of(object: &Value, version: &str) -> Value {
+    let gvk = GroupVersionKind::new("meta.k8s.io", version, "PartialObjectMetadata");
+    json!({
+        "kind": gvk.kind, "apiVersion": gvk.group_version().to_string(),
+        "metadata": object.get("metadata").cloned().unwrap_or_else(|| json!({})),
+    })
+}

@@ -1,0 +1,144 @@
+//! What all handlers share: the resources, the store, the caches, and the rules of writing.
+//!
+//! One file a rule: [`create`], [`update`], [`delete`] are the write path below HTTP, [`metadata`] what is true of every
+//! object's metadata, [`caches`] the watch caches by storage location, [`encode`] the bytes that reads are served from.
+
+pub(crate) mod admit;
+pub(crate) mod caches;
+pub(crate) mod create;
+pub(crate) mod delete;
+pub(crate) mod encode;
+pub(crate) mod manage;
+pub(crate) mod metadata;
+pub(crate) mod reader;
+pub(crate) mod update;
+pub(crate) mod values;
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+
+use apimachinery::Value;
+use apimachinery::descriptor::{Registry, ResourceDescriptor, ServedVersion};
+use apimachinery::meta::{GroupResource, GroupVersionKind, GroupVersionResource};
+use apimachinery::status::Status;
+use storage::Revision;
+use storage::objects::{ObjectStore, WriteError};
+
+use crate::extension::{SubresourceHandler, WriteHook};
+use caches::Caches;
+
+/// Key of a handler: group, resource, subresource.
+pub(crate) type HandlerKey = (String, String, String);
+
+/// What plugs into the write path and the routes; set once, after the store exists that its parts read from.
+#[derive(Default)]
+pub(crate) struct Extensions {
+    pub(crate) admission: admission::Chain,
+    pub(crate) handlers: HashMap<HandlerKey, Arc<dyn SubresourceHandler>>,
+    pub(crate) hooks: HashMap<(String, String), Arc<dyn WriteHook>>,
+}
+
+/// Shared state of the server.
+pub(crate) struct Core {
+    pub(crate) resources: Arc<Registry>,
+    pub(crate) objects: ObjectStore,
+    pub(crate) caches: Caches,
+    pub(crate) extensions: OnceLock<Extensions>,
+}
+
+impl Core {
+    /// The handler of a subresource (empty: of the whole resource).
+    pub(crate) fn handler(
+        &self,
+        group: &str,
+        resource: &str,
+        subresource: &str,
+    ) -> Option<Arc<dyn SubresourceHandler>> {
+        let key = (group.to_owned(), resource.to_owned(), subresource.to_owned());
+        self.extensions.get()?.handlers.get(&key).cloned()
+    }
+
+    /// The hook around writes of a resource.
+    pub(crate) fn hook(&self, descriptor: &ResourceDescriptor) -> Option<Arc<dyn WriteHook>> {
+        let key = (descriptor.group.clone(), descriptor.plural.clone());
+        self.extensions.get()?.hooks.get(&key).cloned()
+    }
+
+    /// The resource and version of a name.
+    pub(crate) fn target(&self, gvr: &GroupVersionResource) -> Result<Target, Status> {
+        let snapshot = self.resources.snapshot();
+        let descriptor = snapshot.resource(&gvr.group, &gvr.resource).ok_or_else(Status::path_not_found)?;
+        let version = descriptor
+            .versions
+            .iter()
+            .position(|v| v.version == gvr.version)
+            .ok_or_else(Status::path_not_found)?;
+        Ok(Target { descriptor: Arc::clone(descriptor), version })
+    }
+}
+
+/// A resource in one of its versions.
+#[derive(Clone)]
+pub(crate) struct Target {
+    pub(crate) descriptor: Arc<ResourceDescriptor>,
+    version: usize,
+}
+
+impl Target {
+    /// The version.
+    pub(crate) fn served(&self) -> &ServedVersion {
+        &self.descriptor.versions[self.version]
+    }
+
+    /// The kind in this version.
+    pub(crate) fn gvk(&self) -> GroupVersionKind {
+        self.descriptor.gvk(&self.served().version)
+    }
+
+    /// The resource in this version.
+    pub(crate) fn gvr(&self) -> GroupVersionResource {
+        self.descriptor.gvr(&self.served().version)
+    }
+
+    /// `apiVersion` of objects in this version.
+    pub(crate) fn api_version(&self) -> String {
+        self.gvk().group_version().to_string()
+    }
+
+    /// Group and resource, as messages name it.
+    pub(crate) fn group_resource(&self) -> GroupResource {
+        self.descriptor.group_resource()
+    }
+
+    /// Schema and type of the stored version, for the canonical form.
+    pub(crate) fn stored_version(&self) -> &ServedVersion {
+        let stored = &self.descriptor.storage.gvk.version;
+        self.descriptor.version(stored).unwrap_or_else(|| self.served())
+    }
+
+    /// The 422 of field errors.
+    pub(crate) fn invalid(&self, name: &str, errors: &[apimachinery::status::FieldError]) -> Status {
+        Status::invalid(&self.descriptor.group, &self.descriptor.kind, name, errors)
+    }
+
+    /// The 404 of an object.
+    pub(crate) fn not_found(&self, name: &str) -> Status {
+        Status::not_found(&self.group_resource(), name)
+    }
+}
+
+/// Puts a revision into `metadata.resourceVersion`.
+pub(crate) fn set_resource_version(object: &mut Value, revision: Revision) {
+    if let Some(metadata) = apimachinery::meta::metadata_mut(object) {
+        metadata.insert("resourceVersion".into(), Value::from(revision.to_string()));
+    }
+}
+
+/// The status of a failed write other than "exists".
+pub(crate) fn write_failure(error: WriteError, resource: &GroupResource, name: &str) -> Status {
+    match error {
+        WriteError::Exists(_) => Status::already_exists(resource, name),
+        WriteError::Contended => Status::server_timeout(resource, "update", 1),
+        WriteError::Storage(error) => Status::from(watchcache::Error::Storage(error)),
+    }
+}

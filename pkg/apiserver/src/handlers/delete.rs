@@ -1,0 +1,130 @@
+//! DELETE of one object.
+
+use apimachinery::Value;
+use apimachinery::decode;
+use apimachinery::meta::str_at;
+use apimachinery::status::{self, Status};
+use component::http::Response;
+use http::StatusCode;
+
+use super::Exchange;
+use crate::core::create::WriteParams;
+use crate::core::delete::details;
+use crate::core::update::Subject;
+use crate::extension::DeleteRequest;
+use crate::negotiate::{self, Format};
+use crate::respond;
+use crate::store::Precondition;
+
+/// Kinds whose deletion answers the object instead of a Status, as upstream's do (`ReturnDeletedObject`).
+const ANSWERS_OBJECT: [(&str, &str); 13] = [
+    ("", "pods"),
+    ("", "persistentvolumes"),
+    ("", "persistentvolumeclaims"),
+    ("", "podtemplates"),
+    ("", "resourcequotas"),
+    ("", "serviceaccounts"),
+    ("", "services"),
+    ("policy", "podsecuritypolicies"),
+    ("storage.k8s.io", "csidrivers"),
+    ("storage.k8s.io", "csinodes"),
+    ("storage.k8s.io", "storageclasses"),
+    ("storage.k8s.io", "volumeattachments"),
+    ("storage.k8s.io", "csistoragecapacities"),
+];
+
+pub(crate) async fn handle(exchange: Exchange) -> Result<Response, Status> {
+    let media = exchange.media()?;
+    let (request, options) = read_request(&exchange)?;
+    let params = WriteParams {
+        dry_run: request.dry_run,
+        admission: true,
+        rules: true,
+        options,
+        ..WriteParams::default()
+    };
+    let place = exchange.place();
+    let subject = Subject { place: place.clone(), name: exchange.name(), subresource: "" };
+    let deleted = exchange.core().delete(&subject, &request, &params).await?;
+    let descriptor = &exchange.target.descriptor;
+    let answers_object = ANSWERS_OBJECT.contains(&(descriptor.group.as_str(), descriptor.plural.as_str()));
+    // a client that asked to wait for dependents is told that the wait has begun
+    let accepted = !deleted.gone && request.propagation_policy.as_deref() == Some("Foreground");
+    let code = if accepted { StatusCode::ACCEPTED } else { StatusCode::OK };
+    if deleted.gone && !answers_object {
+        let value = status::success(Some(&details(&place, &deleted.object)));
+        let media = negotiate::single(&exchange.parts.headers, &exchange.context.query).unwrap_or(media);
+        return respond::object(code, &value, None, &media);
+    }
+    exchange.respond(code, deleted.object, &media)
+}
+
+/// DeleteOptions from the body, or from the query when there is no body; with the tree admission sees.
+pub(crate) fn read_request(exchange: &Exchange) -> Result<(DeleteRequest, Option<Value>), Status> {
+    let query = &exchange.context.query;
+    let mut request = DeleteRequest::default();
+    let mut tree = None;
+    if exchange.body.is_empty() {
+        request.grace_period_seconds = query
+            .integer("gracePeriodSeconds")
+            .map_err(|t| Status::bad_request(format!("strconv.ParseInt: parsing {t:?}: invalid syntax")))?;
+        request.propagation_policy =
+            query.get("propagationPolicy").filter(|p| !p.is_empty()).map(str::to_owned);
+        if let (None, Some(orphan)) = (&request.propagation_policy, query.flag_opt("orphanDependents")) {
+            request.propagation_policy = Some(policy_of(orphan));
+        }
+        request.dry_run = crate::options::dry_run(query)?;
+    } else {
+        let options = decode_options(exchange)?;
+        request.grace_period_seconds = options.get("gracePeriodSeconds").and_then(Value::as_i64);
+        let text = |path: &[&str]| Some(str_at(&options, path).to_owned()).filter(|t| !t.is_empty());
+        request.propagation_policy = text(&["propagationPolicy"]);
+        if let Some(orphan) = options.get("orphanDependents").and_then(Value::as_bool) {
+            if request.propagation_policy.is_some() {
+                let error = apimachinery::status::FieldError::invalid(
+                    "propagationPolicy",
+                    str_at(&options, &["propagationPolicy"]),
+                    "orphanDependents and deletionPropagation cannot be both set",
+                );
+                return Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", &[error]));
+            }
+            request.propagation_policy = Some(policy_of(orphan));
+        }
+        request.precondition = Precondition {
+            uid: text(&["preconditions", "uid"]),
+            resource_version: text(&["preconditions", "resourceVersion"]),
+        };
+        let dry: Vec<&str> = options
+            .get("dryRun")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
+        if dry.iter().any(|d| *d != "All") {
+            let error = apimachinery::status::FieldError::not_supported("dryRun", dry.join(","), &["All"]);
+            return Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", &[error]));
+        }
+        request.dry_run = !dry.is_empty() || crate::options::dry_run(query)?;
+        tree = Some(options);
+    }
+    Ok((request, tree))
+}
+
+fn policy_of(orphan: bool) -> String {
+    if orphan { "Orphan" } else { "Background" }.to_owned()
+}
+
+fn decode_options(exchange: &Exchange) -> Result<Value, Status> {
+    let format = negotiate::body_format(&exchange.parts.headers)?;
+    let value = match format {
+        Format::Json => decode::untyped(&exchange.body, decode::Format::Json)?.0,
+        Format::Yaml => decode::untyped(&exchange.body, decode::Format::Yaml)?.0,
+        Format::Protobuf => crate::body::meta_kind(&exchange.body, "DeleteOptions")?,
+    };
+    let kind = str_at(&value, &["kind"]);
+    if !value.is_object() || !matches!(kind, "" | "DeleteOptions") {
+        return Err(Status::bad_request("decoded object cannot be converted to DeleteOptions"));
+    }
+    Ok(value)
+}

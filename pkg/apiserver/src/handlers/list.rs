@@ -1,0 +1,215 @@
+//! GET of a collection: a header, and the objects' bytes written out in order as the client reads.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use apimachinery::Value;
+use apimachinery::status::{Reason, Status};
+use bytes::Bytes;
+use component::http::{BoxError, Response};
+use http::{HeaderValue, StatusCode, header};
+use http_body::Frame;
+use http_body_util::BodyExt;
+use serde_json::json;
+use watchcache::{ListOptions, ListPage, ReadVersion, StoredObject};
+
+use super::{Exchange, select, table};
+use crate::core::{Core, Target};
+use crate::negotiate::{Format, MediaType, View};
+use crate::options::{self, ReadOptions, VersionMatch};
+use crate::respond;
+
+/// Bytes of one piece of a streamed list.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+pub(crate) async fn handle(exchange: Exchange) -> Result<Response, Status> {
+    let media = exchange.media()?;
+    let options = options::read(&exchange.context.query, false)?;
+    let page = page(&exchange, &options).await?;
+    let target = &exchange.target;
+    match media.view {
+        View::Object => {
+            let kind = (target.descriptor.list_kind.clone(), target.api_version());
+            write(&exchange, page, &kind, Items::Objects, &media)
+        }
+        View::PartialList(version) => {
+            let kind = ("PartialObjectMetadataList".to_owned(), format!("meta.k8s.io/{version}"));
+            write(&exchange, page, &kind, Items::Partial(version), &media)
+        }
+        View::Table(version) => {
+            let rows = table::Rows::new(target, &exchange.context)?;
+            let encoder = exchange.core().encoder(target);
+            let made: Vec<Value> =
+                page.items.iter().map(|o| rows.stored_row(&encoder, o)).collect::<Result<_, _>>()?;
+            let shown = table::table(target, version, list_metadata(&page), made, true);
+            respond::object(StatusCode::OK, &shown, None, &media)
+        }
+        View::Partial(_) => Err(Status::new(
+            406,
+            Reason::NotAcceptable,
+            format!(
+                "you requested PartialObjectMetadata, but the requested object is a list ({})",
+                target.descriptor.list_kind
+            ),
+        )),
+    }
+}
+
+/// The page of objects a request asks for.
+pub(crate) async fn page(exchange: &Exchange, options: &ReadOptions) -> Result<ListPage, Status> {
+    let core = exchange.core();
+    let cached = core.caches.of(&core.resources.snapshot(), &exchange.target.descriptor);
+    let selection = select::compile(exchange, &cached, options)?;
+    if !options.continue_token.is_empty() && options.version.is_some_and(|v| v.0 != 0) {
+        return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
+    }
+    let list = ListOptions {
+        namespace: exchange.namespace().to_owned(),
+        name: selection.name,
+        version: read_version(options),
+        limit: options.limit,
+        continue_token: Some(options.continue_token.clone()).filter(|t| !t.is_empty()),
+        filter: selection.filter,
+    };
+    Ok(cached.cache.list(&list).await?)
+}
+
+/// The table of API concepts, "Semantics for get and list".
+fn read_version(options: &ReadOptions) -> ReadVersion {
+    match (options.version, options.version_match) {
+        (None, _) => ReadVersion::Latest,
+        (Some(revision), _) if revision.0 == 0 => ReadVersion::Any,
+        (Some(revision), VersionMatch::Exact) => ReadVersion::Exact(revision),
+        (Some(revision), VersionMatch::NotOlderThan) => ReadVersion::NotOlderThan(revision),
+        // a limited list at a revision was always exact
+        (Some(revision), VersionMatch::Unset) if options.limit > 0 => ReadVersion::Exact(revision),
+        (Some(revision), VersionMatch::Unset) => ReadVersion::NotOlderThan(revision),
+    }
+}
+
+fn list_metadata(page: &ListPage) -> Value {
+    let mut metadata = json!({"resourceVersion": page.revision.to_string()});
+    if !page.continue_token.is_empty() {
+        metadata["continue"] = json!(page.continue_token);
+    }
+    if let Some(remaining) = page.remaining.filter(|r| *r > 0) {
+        metadata["remainingItemCount"] = json!(remaining);
+    }
+    metadata
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Items {
+    Objects,
+    Partial(&'static str),
+}
+
+/// Writes a list in the negotiated format; compact JSON is streamed.
+fn write(
+    exchange: &Exchange,
+    page: ListPage,
+    (kind, api_version): &(String, String),
+    shown: Items,
+    media: &MediaType,
+) -> Result<Response, Status> {
+    let head = format!(
+        "{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{},\"items\":[",
+        list_metadata(&page)
+    );
+    let body = ListBody {
+        core: Arc::clone(exchange.core()),
+        target: exchange.target.clone(),
+        shown,
+        head: Some(head),
+        items: page.items.into_iter(),
+        first: true,
+        done: false,
+    };
+    if media.format == Format::Json && !media.pretty {
+        return stream(body);
+    }
+    let text = body.collect()?;
+    let value: Value = serde_json::from_slice(&text).map_err(|e| Status::internal(e.to_string()))?;
+    respond::object(StatusCode::OK, &value, None, media)
+}
+
+fn stream(mut body: ListBody) -> Result<Response, Status> {
+    let first = body.chunk()?.unwrap_or_default();
+    if body.done {
+        return Ok(respond::bytes(StatusCode::OK, Format::Json.media_type(), first));
+    }
+    let mut response = Response::new(Streamed { first: Some(first.into()), rest: body }.boxed_unsync());
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(Format::Json.media_type()));
+    Ok(response)
+}
+
+/// A list on its way out.
+struct ListBody {
+    core: Arc<Core>,
+    target: Target,
+    shown: Items,
+    head: Option<String>,
+    items: std::vec::IntoIter<Arc<StoredObject>>,
+    first: bool,
+    done: bool,
+}
+
+impl ListBody {
+    /// The next piece, `None` at the end.
+    fn chunk(&mut self) -> Result<Option<Vec<u8>>, Status> {
+        if self.done {
+            return Ok(None);
+        }
+        let mut out = Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 4);
+        out.extend_from_slice(self.head.take().unwrap_or_default().as_bytes());
+        let encoder = self.core.encoder(&self.target);
+        while out.len() < CHUNK_BYTES {
+            let Some(object) = self.items.next() else {
+                out.extend_from_slice(b"]}\n");
+                self.done = true;
+                break;
+            };
+            if !std::mem::take(&mut self.first) {
+                out.push(b',');
+            }
+            match self.shown {
+                Items::Objects => encoder.write_item(&object, &mut out)?,
+                Items::Partial(version) => out.extend_from_slice(&encoder.partial(&object, version)?),
+            }
+        }
+        Ok(Some(out))
+    }
+
+    fn collect(mut self) -> Result<Vec<u8>, Status> {
+        let mut all = Vec::new();
+        while let Some(chunk) = self.chunk()? {
+            all.extend_from_slice(&chunk);
+        }
+        Ok(all)
+    }
+}
+
+struct Streamed {
+    first: Option<Bytes>,
+    rest: ListBody,
+}
+
+impl http_body::Body for Streamed {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Some(Ok(Frame::data(first))));
+        }
+        Poll::Ready(match self.rest.chunk() {
+            Ok(Some(chunk)) => Some(Ok(Frame::data(chunk.into()))),
+            Ok(None) => None,
+            Err(error) => Some(Err(error.into())),
+        })
+    }
+}

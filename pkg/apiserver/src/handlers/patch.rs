@@ -1,0 +1,147 @@
+//! PATCH: JSON, merge and strategic merge patches, and server-side apply.
+
+use apimachinery::Value;
+use apimachinery::coerce::{self, FieldValidation};
+use apimachinery::patch::{Patch, PatchType};
+use apimachinery::status::{FieldError, Status};
+use component::http::Response;
+use http::{StatusCode, header};
+
+use super::Exchange;
+use crate::codec::{self, Reader};
+use crate::context::RequestContext;
+use crate::core::Target;
+use crate::core::manage::Manage;
+use crate::core::update::{Change, Subject};
+use crate::negotiate::Format;
+use crate::options::{self, WriteOptions};
+
+/// Media type of server-side apply.
+const APPLY: &str = "application/apply-patch+yaml";
+/// What PATCH takes, in the order upstream's 415 names it.
+const TYPES: [&str; 4] = [
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+    APPLY,
+];
+
+pub(crate) async fn handle(exchange: Exchange) -> Result<Response, Status> {
+    let media = exchange.media()?;
+    let options = options::write(&exchange.context, "PatchOptions")?;
+    let content_type =
+        exchange.parts.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
+    let media_type = content_type.split(';').next().unwrap_or("").trim();
+    let change: Box<dyn Change + '_> = if media_type == APPLY {
+        Box::new(apply(&exchange, &options)?)
+    } else {
+        let kind =
+            PatchType::from_media_type(media_type).ok_or_else(|| Status::unsupported_media_type(&TYPES))?;
+        if options.force.is_some() {
+            let error = FieldError::forbidden("force", "may not be specified for non-apply patch");
+            return Err(Status::invalid("meta.k8s.io", "PatchOptions", "", &[error]));
+        }
+        Box::new(Patched {
+            patch: Patch::parse(kind, &exchange.body)?,
+            target: &exchange.target,
+            context: &exchange.context,
+            validation: options.validation,
+        })
+    };
+    let subject = Subject {
+        place: exchange.place(),
+        name: exchange.name(),
+        subresource: &exchange.context.info.subresource,
+    };
+    let written = exchange.core().update(&subject, &*change, &options.params).await?;
+    let code = if written.created { StatusCode::CREATED } else { StatusCode::OK };
+    exchange.respond(code, written.object, &media)
+}
+
+/// A patch in one of the three formats without ownership.
+struct Patched<'a> {
+    patch: Patch,
+    target: &'a Target,
+    context: &'a RequestContext,
+    validation: FieldValidation,
+}
+
+impl Change for Patched<'_> {
+    fn apply(&self, old: Option<&Value>) -> Result<Value, Status> {
+        let served = self.target.served();
+        let old = old.cloned().unwrap_or_default();
+        let mut new = self.patch.apply(&old, &served.schema, served.root)?;
+        let warnings = coerce::coerce(&served.schema, served.root, &mut new, self.validation)?;
+        self.context.warnings.extend(warnings);
+        same_kind(self.target, &new)?;
+        codec::complete(&self.target.descriptor, served, &mut new);
+        Ok(new)
+    }
+}
+
+/// A patch cannot make an object another kind.
+fn same_kind(target: &Target, object: &Value) -> Result<(), Status> {
+    let (kind, version) =
+        (apimachinery::meta::str_at(object, &["kind"]), apimachinery::meta::str_at(object, &["apiVersion"]));
+    if kind == target.descriptor.kind && version == target.api_version() {
+        return Ok(());
+    }
+    Err(Status::bad_request(format!(
+        "the API version in the data ({version}, Kind={kind}) does not match the expected API version ({}, Kind={})",
+        target.api_version(),
+        target.descriptor.kind
+    )))
+}
+
+/// Server-side apply.
+struct Applied<'a> {
+    exchange: &'a Exchange,
+    object: Value,
+    manager: &'a str,
+    force: bool,
+}
+
+fn apply<'a>(exchange: &'a Exchange, options: &'a WriteOptions) -> Result<Applied<'a>, Status> {
+    if options.field_manager.is_empty() {
+        let error = FieldError::required("fieldManager", "is required for apply patch");
+        return Err(Status::invalid("meta.k8s.io", "PatchOptions", "", &[error]));
+    }
+    let served = exchange.target.served();
+    let resources = exchange.core().resources.snapshot();
+    let gvk = exchange.target.gvk();
+    let reader = Reader { resources: &resources, gvk: &gvk, schema: &served.schema, root: served.root };
+    let decoded = reader.decode(&exchange.body, Format::Yaml, options.validation)?;
+    exchange.context.warnings.extend(decoded.warnings);
+    let mut object = decoded.value;
+    if let Some(metadata) = apimachinery::meta::metadata_mut(&mut object)
+        && !metadata.contains_key("name")
+    {
+        metadata.insert("name".into(), exchange.name().into());
+    }
+    Ok(Applied { exchange, object, manager: &options.field_manager, force: options.force.unwrap_or(false) })
+}
+
+impl Change for Applied<'_> {
+    fn apply(&self, old: Option<&Value>) -> Result<Value, Status> {
+        let exchange = self.exchange;
+        let served = exchange.target.served();
+        let manage = Manage {
+            context: &exchange.context,
+            target: &exchange.target,
+            subresource: &exchange.context.info.subresource,
+            manager: self.manager,
+        };
+        let complete = |object: &mut Value| codec::complete(&exchange.target.descriptor, served, object);
+        let mut new = manage.on_apply(old, &self.object, self.force, &complete)?;
+        complete(&mut new);
+        Ok(new)
+    }
+
+    fn creates(&self) -> bool {
+        self.exchange.context.info.subresource.is_empty()
+    }
+
+    fn manages_fields(&self) -> bool {
+        true
+    }
+}

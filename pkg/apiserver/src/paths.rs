@@ -1,0 +1,120 @@
+//! Paths that are no resources: health, version, metrics, the index of paths.
+
+use apimachinery::status::{Reason, Status};
+use component::http::{Request, Response};
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::context::RequestContext;
+use crate::negotiate;
+use crate::respond;
+use crate::server::Server;
+
+/// Answers a path that is no resource.
+pub(crate) async fn respond(
+    server: &Server,
+    context: &RequestContext,
+    request: Request,
+) -> Result<Response, Status> {
+    let path = context.info.path.as_str();
+    let (method, headers) = (request.method(), request.headers());
+    if let Some(handler) = server.path_handler(path) {
+        return handler.handle(context.clone(), request).await;
+    }
+    let read = method == Method::GET || method == Method::HEAD;
+    if !read {
+        return Err(if is_known(server, path) { method_not_allowed() } else { Status::path_not_found() });
+    }
+    if let Some((checks, name)) = health_path(path) {
+        let checks = match checks {
+            "readyz" => &server.health.readyz,
+            "livez" => &server.health.livez,
+            _ => &server.health.healthz,
+        };
+        let prefix = path.trim_start_matches('/').split('/').next().unwrap_or("healthz");
+        return Ok(checks.respond(prefix, name, request.uri().query()).await);
+    }
+    if let Some(response) = server.openapi.respond(path, headers, &context.query) {
+        return Ok(response);
+    }
+    if let Some(response) = server.discovery.respond(path, headers, &context.query) {
+        return Ok(response);
+    }
+    match path.trim_end_matches('/') {
+        "/metrics" => Ok(server.process_metrics.respond(headers)),
+        "/version" => {
+            let media = negotiate::single(headers, &context.query)?;
+            respond::object(StatusCode::OK, &server.version, None, &media)
+        }
+        "" => {
+            let media = negotiate::single(headers, &context.query)?;
+            respond::object(StatusCode::OK, &index(server), None, &media)
+        }
+        _ => Err(Status::path_not_found()),
+    }
+}
+
+/// 405 of a path that is served, but not for this method.
+pub(crate) fn method_not_allowed() -> Status {
+    Status::new(
+        405,
+        Reason::MethodNotAllowed,
+        "the server does not allow this method on the requested resource",
+    )
+}
+
+fn is_known(server: &Server, path: &str) -> bool {
+    let path = path.trim_end_matches('/');
+    health_path(path).is_some()
+        || matches!(path, "" | "/metrics" | "/version" | "/openapi/v2" | "/openapi/v3")
+        || server.discovery.paths().iter().any(|p| p == path)
+}
+
+/// The check list and the single check of a health path.
+fn health_path(path: &str) -> Option<(&str, Option<&str>)> {
+    let (first, rest) = match path.trim_start_matches('/').split_once('/') {
+        Some((first, rest)) => (first, Some(rest).filter(|r| !r.is_empty())),
+        None => (path.trim_start_matches('/'), None),
+    };
+    matches!(first, "healthz" | "livez" | "readyz").then_some((first, rest))
+}
+
+fn index(server: &Server) -> Value {
+    let mut paths: Vec<String> = server.discovery.paths();
+    for fixed in ["/healthz", "/livez", "/readyz", "/metrics", "/version", "/openapi/v2", "/openapi/v3"] {
+        paths.push(fixed.to_owned());
+    }
+    for (path, checks) in [
+        ("/healthz", &server.health.healthz),
+        ("/livez", &server.health.livez),
+        ("/readyz", &server.health.readyz),
+    ] {
+        paths.extend(checks.names().into_iter().map(|name| format!("{path}/{name}")));
+    }
+    paths.extend(server.path_handlers());
+    paths.sort();
+    paths.dedup();
+    json!({ "paths": paths })
+}
+
+/// What `/version` answers.
+pub(crate) fn version() -> Value {
+    let full = component::KUBERNETES_VERSION;
+    let mut numbers = full.trim_start_matches('v').split('.');
+    json!({
+        "major": numbers.next().unwrap_or(""), "minor": numbers.next().unwrap_or(""),
+        "emulationMajor": "1", "emulationMinor": "36", "minCompatibilityMajor": "1", "minCompatibilityMinor": "35",
+        "gitVersion": format!("{full}+kubewright"), "gitCommit": option_env!("KUBEWRIGHT_COMMIT").unwrap_or(""),
+        "gitTreeState": "clean", "buildDate": option_env!("KUBEWRIGHT_BUILD_DATE").unwrap_or("1970-01-01T00:00:00Z"),
+        "goVersion": "", "compiler": "rustc", "platform": platform(),
+    })
+}
+
+fn platform() -> String {
+    let arch = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    format!("{}/{arch}", std::env::consts::OS)
+}
