@@ -40,7 +40,10 @@ impl FieldValidation {
 
 /// A value that does not fit its type. Prints as the error of Go's JSON decoder does.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TypeError {
+pub struct TypeError(Box<Misfit>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Misfit {
     problem: Problem,
     /// Go name of the innermost struct on the way to the value.
     structure: String,
@@ -57,39 +60,39 @@ enum Problem {
 }
 
 impl TypeError {
-    fn mismatch(found: impl Into<String>, wanted: impl Into<String>) -> Box<Self> {
+    fn mismatch(found: impl Into<String>, wanted: impl Into<String>) -> Self {
         Self::of(Problem::Mismatch(found.into(), wanted.into()))
     }
 
-    fn text(text: impl fmt::Display) -> Box<Self> {
+    fn text(text: impl fmt::Display) -> Self {
         Self::of(Problem::Text(text.to_string()))
     }
 
-    fn of(problem: Problem) -> Box<Self> {
-        Box::new(Self { problem, structure: String::new(), path: Vec::new() })
+    fn of(problem: Problem) -> Self {
+        Self(Box::new(Misfit { problem, structure: String::new(), path: Vec::new() }))
     }
 
     fn inside(&mut self, structure: &str, field: &str) {
-        if self.path.is_empty() {
-            structure.rsplit('.').next().unwrap_or_default().clone_into(&mut self.structure);
+        if self.0.path.is_empty() {
+            structure.rsplit('.').next().unwrap_or_default().clone_into(&mut self.0.structure);
         }
-        self.path.push(field.to_owned());
+        self.0.path.push(field.to_owned());
     }
 }
 
 impl fmt::Display for TypeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.problem {
+        match &self.0.problem {
             Problem::Text(text) => f.write_str(text),
-            Problem::Mismatch(found, wanted) if self.path.is_empty() => {
+            Problem::Mismatch(found, wanted) if self.0.path.is_empty() => {
                 write!(f, "json: cannot unmarshal {found} into Go value of type {wanted}")
             }
             Problem::Mismatch(found, wanted) => {
-                let path: Vec<&str> = self.path.iter().rev().map(String::as_str).collect();
+                let path: Vec<&str> = self.0.path.iter().rev().map(String::as_str).collect();
                 write!(
                     f,
                     "json: cannot unmarshal {found} into Go struct field {}.{} of type {wanted}",
-                    self.structure,
+                    self.0.structure,
                     path.join(".")
                 )
             }
@@ -129,7 +132,7 @@ pub fn fit(
     root: NodeId,
     value: &mut Value,
     collect: bool,
-) -> Result<Vec<String>, Box<TypeError>> {
+) -> Result<Vec<String>, TypeError> {
     let mut walk = Walk { schema, collect, unknown: Vec::new() };
     walk.value(root, value)?;
     Ok(walk.unknown)
@@ -178,7 +181,7 @@ struct Walk<'s> {
 }
 
 impl Walk<'_> {
-    fn value(&mut self, id: NodeId, value: &mut Value) -> Result<(), Box<TypeError>> {
+    fn value(&mut self, id: NodeId, value: &mut Value) -> Result<(), TypeError> {
         match &self.schema.node(id).kind {
             NodeKind::Raw => Ok(()),
             NodeKind::Scalar(kind) => scalar(*kind, value),
@@ -197,7 +200,7 @@ impl Walk<'_> {
         }
     }
 
-    fn object(&mut self, id: NodeId, object: &ObjectType, map: &mut Map) -> Result<(), Box<TypeError>> {
+    fn object(&mut self, id: NodeId, object: &ObjectType, map: &mut Map) -> Result<(), TypeError> {
         let mut failed = None;
         map.retain(|key, value| {
             if failed.is_some() {
@@ -222,7 +225,7 @@ impl Walk<'_> {
         failed.map_or(Ok(()), Err)
     }
 
-    fn entries(&mut self, item: NodeId, map: &mut Map) -> Result<(), Box<TypeError>> {
+    fn entries(&mut self, item: NodeId, map: &mut Map) -> Result<(), TypeError> {
         for (key, value) in map.iter_mut() {
             let before = self.unknown.len();
             self.element(item, value)?;
@@ -231,7 +234,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn items(&mut self, item: NodeId, items: &mut [Value]) -> Result<(), Box<TypeError>> {
+    fn items(&mut self, item: NodeId, items: &mut [Value]) -> Result<(), TypeError> {
         for (index, value) in items.iter_mut().enumerate() {
             let before = self.unknown.len();
             self.element(item, value)?;
@@ -243,7 +246,7 @@ impl Walk<'_> {
     }
 
     /// An element of a list or map: null is the zero value of its type.
-    fn element(&mut self, id: NodeId, value: &mut Value) -> Result<(), Box<TypeError>> {
+    fn element(&mut self, id: NodeId, value: &mut Value) -> Result<(), TypeError> {
         if value.is_null() {
             *value = zero(&self.schema.node(id).kind);
             return Ok(());
@@ -276,7 +279,7 @@ pub(crate) fn zero(kind: &NodeKind) -> Value {
     }
 }
 
-fn int32(number: &Number) -> Result<(), Box<TypeError>> {
+fn int32(number: &Number) -> Result<(), TypeError> {
     match number.as_i64() {
         Some(n) if i32::try_from(n).is_ok() => Ok(()),
         _ => Err(TypeError::mismatch(format!("number {number}"), "int32")),
@@ -284,7 +287,7 @@ fn int32(number: &Number) -> Result<(), Box<TypeError>> {
 }
 
 /// Checks a leaf and makes its text canonical.
-pub(crate) fn scalar(kind: Scalar, value: &mut Value) -> Result<(), Box<TypeError>> {
+pub(crate) fn scalar(kind: Scalar, value: &mut Value) -> Result<(), TypeError> {
     let wanted = match (kind, &mut *value) {
         (Scalar::String, Value::String(_))
         | (Scalar::Bool, Value::Bool(_))
@@ -334,7 +337,7 @@ pub(crate) fn scalar(kind: Scalar, value: &mut Value) -> Result<(), Box<TypeErro
 
 type Canonical = for<'a> fn(&'a str) -> Result<Option<Cow<'a, str>>, gotime::TimeError>;
 
-fn time(canonical: Canonical, text: &str, value: &mut Value) -> Result<(), Box<TypeError>> {
+fn time(canonical: Canonical, text: &str, value: &mut Value) -> Result<(), TypeError> {
     match canonical(text).map_err(TypeError::text)? {
         None => *value = Value::Null,
         Some(Cow::Borrowed(_)) => {}
@@ -343,7 +346,7 @@ fn time(canonical: Canonical, text: &str, value: &mut Value) -> Result<(), Box<T
     Ok(())
 }
 
-fn bytes(text: &mut String) -> Result<(), Box<TypeError>> {
+fn bytes(text: &mut String) -> Result<(), TypeError> {
     if text.contains(['\r', '\n']) {
         // Go reads base64 over several lines and prints it on one
         text.retain(|c| c != '\r' && c != '\n');

@@ -215,7 +215,10 @@ fn summary(body: &[u8]) -> String {
         None => "<empty>".into(),
         Some(b'{') => format!("{}{more}", String::from_utf8_lossy(shown)),
         Some(_) => {
-            let hex: String = shown.iter().map(|b| format!("{b:02x}")).collect();
+            let mut hex = String::with_capacity(2 * SUMMARY_BYTES);
+            for byte in shown {
+                hex.push_str(&format!("{byte:02x}"));
+            }
             format!("{hex}{more}")
         }
     }

@@ -141,7 +141,9 @@ fn default_value(schema: &Schema, additions: &Additions, id: NodeId, value: &mut
             map.values_mut().for_each(|child| default_value(schema, additions, *item, child));
         }
         (NodeKind::List(list), Value::Array(items)) => {
-            items.iter_mut().for_each(|child| default_value(schema, additions, list.item, child));
+            for child in items {
+                default_value(schema, additions, list.item, child);
+            }
         }
         _ => {}
     }
@@ -191,7 +193,9 @@ fn normalise_value(schema: &Schema, additions: &Additions, id: NodeId, value: &m
             map.values_mut().for_each(|child| normalise_value(schema, additions, *item, child));
         }
         (NodeKind::List(list), Value::Array(items)) => {
-            items.iter_mut().for_each(|child| normalise_value(schema, additions, list.item, child));
+            for child in items {
+                normalise_value(schema, additions, list.item, child);
+            }
         }
         (NodeKind::Scalar(kind), value) => normalise_scalar(*kind, value),
         _ => {}

@@ -91,7 +91,7 @@ struct Scan<'a> {
     layout: &'static str,
 }
 
-impl<'a> Scan<'a> {
+impl Scan<'_> {
     fn fail<T>(&self, element: &str) -> Result<T, TimeError> {
         Err(TimeError(format!(
             "parsing time {:?} as {:?}: cannot parse {:?} as {element:?}",

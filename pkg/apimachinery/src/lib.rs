@@ -13,6 +13,7 @@ pub mod default;
 pub mod descriptor;
 pub mod gotime;
 pub mod json;
+pub mod jsonpath;
 pub mod managedfields;
 pub mod meta;
 pub mod names;

@@ -39,10 +39,10 @@ fn bytes_are_those_of_the_wire_format() {
     let value = json!({"metadata": {"name": "ab"}, "spec": {"containers": [{"livenessProbe": {"httpGet": {"port": 8}}}]}});
     let expected: &[u8] = &[
         0x0a, 4, 0x0a, 2, b'a', b'b', // metadata.name
-        0x12, 12, 0x12, 10, // spec, containers
-        0x52, 8, 0x0a, 6, 0x12, 4, 0x12,
-        2, // livenessProbe, the handler flattened in JSON, httpGet, port
-        0x10, 8,
+        0x12, 16, 0x12, 14, // spec, containers
+        0x52, 12, 0x0a, 10, 0x12, 8, 0x12,
+        6, // livenessProbe, the handler flattened in JSON, httpGet, port
+        0x08, 0, 0x10, 8, 0x1a, 0,
     ];
     assert_eq!(encode(&schema, root, &value).unwrap(), expected);
     assert_eq!(wrap("v1", "Pod", b"xyz"), b"k8s\0\x0a\x09\x0a\x02v1\x12\x03Pod\x12\x03xyz".as_slice());
@@ -72,7 +72,7 @@ fn broken_bytes_are_errors() {
         (&[0x80; 11], "proto: integer overflow"),
         (&[0xff, 0xff, 0xff, 0xff, 0x7f, 0], "proto: illegal tag"),
     ] {
-        let error = decode(&schema, root, raw).map(|v| v.to_string()).unwrap_or_else(|e| e.to_string());
+        let error = decode(&schema, root, raw).map_or_else(|e| e.to_string(), |v| v.to_string());
         // a group start in a known field is a wrong wire type rather than an end
         let wanted = if raw == [0x0b] { "proto: wrong wireType = 3 for field metadata" } else { message };
         assert!(error.starts_with(wanted), "{raw:?}: {error}");

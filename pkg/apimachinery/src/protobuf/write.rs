@@ -153,16 +153,15 @@ impl Writer<'_> {
             }
             (Scalar::IntOrString, value) => {
                 let end = self.out.len();
-                match value {
-                    Value::String(text) => {
-                        self.out.text(3, text);
-                        self.out.integer(1, 1);
-                    }
-                    Value::Number(n) => {
-                        self.out.integer(2, n.as_i64().ok_or_else(|| mismatch(value, "an integer"))?);
-                    }
+                let (is_text, whole, text) = match value {
+                    Value::String(text) => (1, 0, text.as_str()),
+                    Value::Number(n) => (0, n.as_i64().ok_or_else(|| mismatch(value, "an integer"))?, ""),
                     other => return Err(mismatch(other, "an integer or string")),
-                }
+                };
+                // Go writes all three, and so do we: the bytes of a complete object are then the same
+                self.out.text(3, text);
+                self.out.integer(2, whole);
+                self.out.integer(1, is_text);
                 self.out.close(number, end);
             }
             (Scalar::Time | Scalar::MicroTime, Value::String(text)) => {
@@ -173,9 +172,7 @@ impl Writer<'_> {
                 };
                 let time = parsed.map_err(|e| ProtoError::Text(e.to_string()))?;
                 let end = self.out.len();
-                if time.nanos != 0 {
-                    self.out.integer(2, time.nanos.into());
-                }
+                self.out.integer(2, time.nanos.into());
                 self.out.integer(1, time.seconds);
                 self.out.close(number, end);
             }

@@ -77,7 +77,7 @@ impl Requirement {
                     "values",
                     given(),
                     "values set must be empty for exists and does not exist",
-                ))
+                ));
             }
             Operator::GreaterThan | Operator::LessThan => {
                 if values.len() != 1 {
