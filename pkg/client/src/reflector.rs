@@ -60,7 +60,8 @@ enum State {
 pub(crate) struct Machine {
     state: State,
     backoff: Backoff,
-    delay: Option<Option<Duration>>,
+    /// Wait before the next step, at least this long.
+    delay: Option<Duration>,
 }
 
 impl Machine {
@@ -106,7 +107,7 @@ impl Machine {
     /// The watch ended without an error. `idle`: it was short and brought nothing.
     pub(crate) fn watch_ended(&mut self, idle: bool) {
         if idle {
-            self.delay = Some(None);
+            self.delay = Some(Duration::ZERO);
         } else {
             self.backoff.reset();
         }
@@ -119,7 +120,7 @@ impl Machine {
                 // An expired continue token: pages are too slow for this collection, take it whole.
                 let paged = match &self.state {
                     State::Listing { token, .. } if token.is_empty() => {
-                        self.delay = Some(None);
+                        self.delay = Some(Duration::ZERO);
                         true
                     }
                     State::Listing { .. } => false,
@@ -127,14 +128,14 @@ impl Machine {
                 };
                 self.state = State::Listing { token: String::new(), paged, items: Vec::new() };
             }
-            Failure::RetryAfter(least) => self.delay = Some(Some(least)),
-            Failure::Other => self.delay = Some(None),
+            Failure::RetryAfter(least) => self.delay = Some(least),
+            Failure::Other => self.delay = Some(Duration::ZERO),
         }
     }
 
     /// How long to wait before the next step, if at all.
     pub(crate) fn take_delay(&mut self, jitter: f64) -> Option<Duration> {
-        self.delay.take().map(|least| self.backoff.next(jitter).max(least.unwrap_or_default()))
+        self.delay.take().map(|least| self.backoff.next(jitter).max(least))
     }
 }
 

@@ -1,1 +1,25 @@
 //! The controllers, one module each: pure decisions, thin effects.
+//!
+//! A controller is a set of informers whose handlers put keys into a queue, and workers that take keys and make the
+//! world match them. What has to be done is a pure function of what the informers hold (`decide` and the like); a
+//! worker carries it out and reports it in events and conditions. Names, messages and defaults are upstream's.
+//!
+//! Start at [`run`] and `manager::CONTROLLERS`.
+
+pub mod config;
+
+mod context;
+mod deployment;
+mod endpoints;
+mod expectations;
+mod manager;
+mod namespaced_default;
+mod owner;
+mod pods;
+mod replicas;
+mod resources;
+#[cfg(test)]
+mod testing;
+
+pub use config::Config;
+pub use manager::{Error, known_controllers, run};

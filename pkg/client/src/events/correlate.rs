@@ -113,7 +113,7 @@ struct Written {
     object: Value,
     count: i64,
     last: Timestamp,
-    written: Timestamp,
+    sent: Timestamp,
 }
 
 /// Decides what each record becomes.
@@ -221,8 +221,8 @@ impl Correlator {
         for (key, (slot, _)) in &mut self.series.entries {
             let Some(held) = slot else { continue };
             let ended = now.duration_since(held.last) > SERIES_END;
-            let unwritten = held.count > 1 && held.last > held.written;
-            if unwritten && (ended || now.duration_since(held.written) >= SERIES_REFRESH) {
+            let unwritten = held.count > 1 && held.last > held.sent;
+            if unwritten && (ended || now.duration_since(held.sent) >= SERIES_REFRESH) {
                 writes.push(series_write(held, now));
             }
             if ended {
@@ -242,7 +242,7 @@ fn first_of(record: &Record, object: Value) -> Written {
         object,
         count: 1,
         last: record.at,
-        written: record.at,
+        sent: record.at,
     }
 }
 
@@ -256,7 +256,7 @@ fn create(record: &Record, written: &Written) -> Write {
 }
 
 fn series_write(held: &mut Written, now: Timestamp) -> Write {
-    held.written = now;
+    held.sent = now;
     let series = json!({"count": held.count, "lastObservedTime": micros(held.last)});
     held.object["series"] = series.clone();
     Write {

@@ -1,0 +1,142 @@
+//! Starts the controllers and runs them until shutdown, behind leader election where that is configured.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::events::{EventApi, EventRecorder, EventSource};
+use client::leaderelection::{self, Ended};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::config::{Config, enabled};
+use crate::context::Context;
+use crate::{deployment, endpoints, namespaced_default, replicas};
+
+/// Longest wait for running syncs at shutdown.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Why the controller manager ended or did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// `--controllers` names a controller that does not exist.
+    #[error("{0:?} is not in the list of known controllers")]
+    UnknownController(String),
+    /// The lease could not be renewed: another process may lead now, and this one must end.
+    #[error("leaderelection lost")]
+    LostLease,
+}
+
+/// One controller: its names, and how it starts.
+pub(crate) struct Descriptor {
+    pub(crate) name: &'static str,
+    /// Older names still accepted.
+    pub(crate) aliases: &'static [&'static str],
+    pub(crate) by_default: bool,
+    pub(crate) start: fn(&Context),
+}
+
+const fn on(name: &'static str, aliases: &'static [&'static str], start: fn(&Context)) -> Descriptor {
+    Descriptor { name, aliases, by_default: true, start }
+}
+
+/// All controllers there are, by upstream's names.
+pub(crate) const CONTROLLERS: &[Descriptor] = &[
+    on("serviceaccount-controller", &["serviceaccount"], namespaced_default::start_service_accounts),
+    on(
+        "root-ca-certificate-publisher-controller",
+        &["root-ca-cert-publisher"],
+        namespaced_default::start_root_ca,
+    ),
+    on("replicaset-controller", &["replicaset"], replicas::start_replica_sets),
+    on(
+        "replicationcontroller-controller",
+        &["replicationcontroller"],
+        replicas::start_replication_controllers,
+    ),
+    on("deployment-controller", &["deployment"], deployment::start),
+    on("endpointslice-controller", &["endpointslice"], endpoints::start_slices),
+    on("endpoints-controller", &["endpoint"], endpoints::start_endpoints),
+];
+
+/// Names of all controllers, for help texts and for checking `--controllers`.
+pub fn known_controllers() -> impl Iterator<Item = &'static str> {
+    CONTROLLERS.iter().map(|controller| controller.name)
+}
+
+/// `--controllers` with older names replaced by those of today.
+fn resolve(list: &[String]) -> Result<Vec<String>, Error> {
+    let known = |name: &str| {
+        CONTROLLERS.iter().find(|controller| controller.name == name || controller.aliases.contains(&name))
+    };
+    list.iter()
+        .map(|entry| {
+            let (sign, name) = entry.strip_prefix('-').map_or(("", entry.as_str()), |name| ("-", name));
+            if name == "*" {
+                return Ok(entry.clone());
+            }
+            known(name)
+                .map(|controller| format!("{sign}{}", controller.name))
+                .ok_or_else(|| Error::UnknownController(name.to_owned()))
+        })
+        .collect()
+}
+
+/// Runs the enabled controllers until shutdown. Returns at once on a configuration that cannot work.
+pub async fn run(config: Config, client: kube::Client, shutdown: CancellationToken) -> Result<(), Error> {
+    let list = resolve(&config.controllers)?;
+    let config = Arc::new(Config { controllers: list, ..config });
+    let Some(election) = config.leader_election.clone() else {
+        run_controllers(config, client, shutdown).await;
+        return Ok(());
+    };
+    let lead = {
+        let client = client.clone();
+        move |leading| run_controllers(config, client, leading)
+    };
+    match leaderelection::run(election, client, shutdown, lead).await {
+        Ended::Stopped => Ok(()),
+        Ended::Lost => Err(Error::LostLease),
+    }
+}
+
+async fn run_controllers(config: Arc<Config>, client: kube::Client, shutdown: CancellationToken) {
+    let source = EventSource { component: "kube-controller-manager".into(), instance: String::new() };
+    let (recorder, writer) = EventRecorder::start(client.clone(), EventApi::Core, source, shutdown.clone());
+    let context = Context::new(client, config.clone(), recorder, shutdown.clone());
+    // Handlers first, then informers: workers find their stores filled once the first keys arrive.
+    let chosen: Vec<&Descriptor> = CONTROLLERS
+        .iter()
+        .filter(|controller| enabled(&config.controllers, controller.name, controller.by_default))
+        .collect();
+    for controller in &chosen {
+        let scope = context.for_controller();
+        (controller.start)(&scope);
+        scope.begin(controller.name);
+    }
+    context.informers.start(shutdown.clone());
+    info!(controllers = chosen.len(), "controllers started");
+    shutdown.cancelled().await;
+    context.tasks.close();
+    if tokio::time::timeout(DRAIN, context.tasks.wait()).await.is_err() {
+        warn!("controllers still busy at the end of the drain time");
+    }
+    context.informers.stopped().await;
+    let _ = writer.await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn controllers_are_known_by_old_and_new_names_only() {
+        let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        assert_eq!(
+            resolve(&list(&["*", "-deployment", "replicaset-controller"])).expect("known"),
+            ["*", "-deployment-controller", "replicaset-controller"]
+        );
+        assert!(
+            matches!(resolve(&list(&["nonsense"])), Err(Error::UnknownController(name)) if name == "nonsense")
+        );
+    }
+}

@@ -1,0 +1,23 @@
+//! The resources controllers write.
+
+use client::rest::ResourceId;
+
+macro_rules! resources {
+    ($($name:ident = $scope:ident($group:literal, $version:literal, $plural:literal, $kind:literal);)*) => {
+        $(pub(crate) const $name: ResourceId = ResourceId::$scope($group, $version, $plural, $kind);)*
+    };
+}
+
+resources! {
+    PODS = namespaced("", "v1", "pods", "Pod");
+    NODES = cluster("", "v1", "nodes", "Node");
+    NAMESPACES = cluster("", "v1", "namespaces", "Namespace");
+    ENDPOINTS = namespaced("", "v1", "endpoints", "Endpoints");
+    CONFIG_MAPS = namespaced("", "v1", "configmaps", "ConfigMap");
+    SERVICE_ACCOUNTS = namespaced("", "v1", "serviceaccounts", "ServiceAccount");
+    REPLICATION_CONTROLLERS = namespaced("", "v1", "replicationcontrollers", "ReplicationController");
+    REPLICA_SETS = namespaced("apps", "v1", "replicasets", "ReplicaSet");
+    DEPLOYMENTS = namespaced("apps", "v1", "deployments", "Deployment");
+    SERVICES = namespaced("", "v1", "services", "Service");
+    ENDPOINT_SLICES = namespaced("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice");
+}
