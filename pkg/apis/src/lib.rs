@@ -5,8 +5,11 @@
 
 mod catalog;
 mod conversion;
+mod cursor;
 mod data;
+mod edit;
 mod kinds;
+mod names;
 mod resources;
 mod served;
 

@@ -94,7 +94,8 @@ fn descriptor(entries: Vec<Entry>, preferred: GroupVersion) -> ResourceDescripto
     let first = &entries[0];
     let (group, plural, kind) = (first.version.group.clone(), first.plural, first.kind);
     let storage = storage(preferred, plural, kind);
-    let special = kinds::special(&group, plural);
+    let has_status = entries.iter().any(|e| e.subresources.iter().any(|s| s.name == "status"));
+    let special = kinds::special(&group, plural, has_status);
     let (short_names, categories) = (first.short_names.clone(), first.categories.clone());
     let (singular, namespaced) = (first.singular.to_owned(), first.namespaced);
     let versions = entries

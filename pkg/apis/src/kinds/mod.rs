@@ -1,11 +1,25 @@
 //! What is special about each kind: strategy, table columns, selectable fields; one module a group.
 
+mod core;
+mod discovery;
+mod node;
+mod pod;
+mod print;
+mod rbac;
+mod resources;
+mod rules;
 mod selectable;
+mod service;
+mod storage;
+mod template;
+mod workload;
 
 use std::sync::Arc;
 
 use apimachinery::descriptor::{Column, SelectableField};
-use apimachinery::strategy::{DefaultStrategy, Strategy};
+use apimachinery::strategy::Strategy;
+
+use rules::{DEFAULT, KindStrategy, Rules};
 
 /// What a kind adds to the facts in `api/`.
 pub(crate) struct Special {
@@ -17,12 +31,53 @@ pub(crate) struct Special {
     pub(crate) selectable_fields: Vec<SelectableField>,
 }
 
-/// What is special about a resource.
-pub(crate) fn special(group: &str, plural: &str) -> Special {
+/// What is special about a resource; `has_status` says whether it has the subresource.
+pub(crate) fn special(group: &str, plural: &str, has_status: bool) -> Special {
+    let rules = rules(group, plural);
     Special {
-        strategy: Arc::new(DefaultStrategy),
-        columns: columns(&[("Name", "string"), ("Age", "string")]),
+        strategy: Arc::new(KindStrategy { rules, has_status }),
+        columns: columns(rules.columns),
         selectable_fields: selectable::fields(group, plural),
+    }
+}
+
+fn rules(group: &str, plural: &str) -> &'static Rules {
+    match (group, plural) {
+        ("", "pods") => &pod::PODS,
+        ("", "podtemplates") => &workload::POD_TEMPLATES,
+        ("", "replicationcontrollers") => &workload::REPLICATION_CONTROLLERS,
+        ("", "services") => &service::SERVICES,
+        ("", "nodes") => &node::NODES,
+        ("", "namespaces") => &core::NAMESPACES,
+        ("", "configmaps") => &core::CONFIG_MAPS,
+        ("", "secrets") => &core::SECRETS,
+        ("", "serviceaccounts") => &core::SERVICE_ACCOUNTS,
+        ("", "events") | ("events.k8s.io", "events") => &core::EVENTS,
+        ("", "endpoints") => &core::ENDPOINTS,
+        ("", "limitranges") => &core::LIMIT_RANGES,
+        ("", "resourcequotas") => &core::RESOURCE_QUOTAS,
+        ("", "componentstatuses") => &core::COMPONENT_STATUSES,
+        ("", "persistentvolumeclaims") => &storage::CLAIMS,
+        ("", "persistentvolumes") => &storage::VOLUMES,
+        ("apps", "deployments") => &workload::DEPLOYMENTS,
+        ("apps", "replicasets") => &workload::REPLICA_SETS,
+        ("apps", "statefulsets") => &workload::STATEFUL_SETS,
+        ("apps", "daemonsets") => &workload::DAEMON_SETS,
+        ("apps", "controllerrevisions") => &workload::CONTROLLER_REVISIONS,
+        ("discovery.k8s.io", "endpointslices") => &discovery::ENDPOINT_SLICES,
+        ("coordination.k8s.io", "leases") => &discovery::LEASES,
+        ("coordination.k8s.io", "leasecandidates") => &discovery::LEASE_CANDIDATES,
+        ("rbac.authorization.k8s.io", "roles") => &rbac::ROLES,
+        ("rbac.authorization.k8s.io", "clusterroles") => &rbac::CLUSTER_ROLES,
+        ("rbac.authorization.k8s.io", "rolebindings") => &rbac::ROLE_BINDINGS,
+        ("rbac.authorization.k8s.io", "clusterrolebindings") => &rbac::CLUSTER_ROLE_BINDINGS,
+        ("storage.k8s.io", "storageclasses") => &storage::CLASSES,
+        ("storage.k8s.io", "volumeattributesclasses") => &storage::ATTRIBUTES_CLASSES,
+        ("storage.k8s.io", "volumeattachments") => &storage::ATTACHMENTS,
+        ("storage.k8s.io", "csinodes") => &storage::CSI_NODES,
+        ("storage.k8s.io", "csidrivers") => &storage::CSI_DRIVERS,
+        ("storage.k8s.io", "csistoragecapacities") => &storage::CAPACITIES,
+        _ => &DEFAULT,
     }
 }
 
@@ -40,4 +95,37 @@ fn columns(spec: &[(&str, &str)]) -> Vec<Column> {
             }
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{ServedVersions, resources};
+    use jiff::Timestamp;
+    use serde_json::json;
+
+    #[test]
+    fn every_row_has_a_cell_for_every_column() {
+        let served = ServedVersions::from_runtime_config([("api/all", "true")]).expect("valid");
+        for descriptor in resources(&served) {
+            let cells =
+                descriptor.strategy.table_row(&json!({"metadata": {"name": "a"}}), Timestamp::UNIX_EPOCH);
+            assert_eq!(cells.len(), descriptor.columns.len(), "{descriptor:?}");
+        }
+    }
+
+    #[test]
+    fn defaulting_twice_changes_nothing_and_odd_types_are_left_alone() {
+        let served = ServedVersions::from_runtime_config([("api/all", "true")]).expect("valid");
+        for descriptor in resources(&served) {
+            for object in
+                [json!({}), json!({"metadata": {"name": "a"}, "spec": {}}), json!({"spec": 1, "status": []})]
+            {
+                let mut once = object.clone();
+                descriptor.strategy.default_object("v1", &mut once);
+                let mut twice = once.clone();
+                descriptor.strategy.default_object("v1", &mut twice);
+                assert_eq!(once, twice, "{descriptor:?}");
+            }
+        }
+    }
 }

@@ -1,0 +1,60 @@
+//! Pod templates in other kinds, and numbers that may be percentages.
+
+use apimachinery::selectors::LabelSelector;
+
+use super::pod::validation;
+use crate::cursor::{At, Errors};
+use crate::names;
+
+/// Validates a pod template. `old` is the template being changed.
+pub(super) fn validate(errors: &mut Errors, template: &At<'_>, _old: Option<&At<'_>>) {
+    let metadata = template.get("metadata");
+    let labels = metadata.get("labels");
+    apimachinery::objectmeta::labels(labels.value().and_then(|v| v.as_object()), &labels.path(), errors);
+    let annotations = metadata.get("annotations");
+    apimachinery::objectmeta::annotations(
+        annotations.value().and_then(|v| v.as_object()),
+        &annotations.path(),
+        errors,
+    );
+    validation::template_spec(errors, &template.get("spec"));
+}
+
+/// Warnings of a pod template.
+pub(super) fn warnings(template: &At<'_>) -> Vec<String> {
+    super::pod::warnings::of_spec(&template.get("spec"))
+}
+
+/// Whether a selector selects the template's pods; a broken selector is said elsewhere.
+pub(super) fn selects(selector: &At<'_>, template: &At<'_>) -> bool {
+    let empty = serde_json::Map::new();
+    let labels = template.at(&["metadata", "labels"]);
+    let labels = labels.value().and_then(|v| v.as_object()).unwrap_or(&empty);
+    LabelSelector::from_value(selector.value()).map_or(true, |selector| selector.matches(labels))
+}
+
+/// Adds an error for what is neither a number from 0 nor a percentage.
+pub(super) fn int_or_percent(errors: &mut Errors, at: &At<'_>) {
+    if let Some(number) = at.int() {
+        if number < 0 {
+            errors.push(at.invalid("must be greater than or equal to 0"));
+        }
+    } else if at.present() {
+        let problem = "must be an integer or percentage (e.g '5%')";
+        if !names::percent(at.text()).is_empty() {
+            errors.push(at.invalid(problem));
+        }
+    }
+}
+
+/// The number, or the number before the percent sign.
+pub(super) fn percent_or_int(at: &At<'_>) -> i64 {
+    at.int().or_else(|| at.text().strip_suffix('%')?.parse().ok()).unwrap_or(0)
+}
+
+/// Adds an error for more than `100%`.
+pub(super) fn at_most_100_percent(errors: &mut Errors, at: &At<'_>) {
+    if at.text().strip_suffix('%').and_then(|n| n.parse::<i64>().ok()).is_some_and(|n| n > 100) {
+        errors.push(at.invalid("must not be greater than 100%"));
+    }
+}

@@ -1,0 +1,663 @@
+//! Workloads: deployments, replica sets, stateful sets, daemon sets, replication controllers, their revisions and pod
+//! templates.
+//!
+//! Source: `pkg/apis/apps/v1/defaults.go`, `pkg/apis/apps/validation`, `pkg/registry/apps`.
+
+use apimachinery::Value;
+use apimachinery::status::FieldError;
+use apimachinery::strategy::WriteContext;
+use jiff::Timestamp;
+use serde_json::json;
+
+use super::print::{age, containers, int_or_string, labels, map, name, number, selector};
+use super::rules::{DEFAULT, Rules};
+use super::storage::default_claim;
+use super::template;
+use crate::cursor::{At, Errors, immutable, non_negative, one_of, same, shape};
+use crate::edit::{default_text, default_to, map_or_new, maps_in, spec, text};
+use crate::kinds::pod::defaults::default_template;
+use crate::names;
+
+/// Revisions kept by default.
+const HISTORY: i64 = 10;
+
+pub(super) const DEPLOYMENTS: Rules = Rules {
+    generation: true,
+    default: default_deployment,
+    validate: |o| deployment(&At::root(o), None),
+    validate_update: |context, new, old| match context.subresource {
+        "status" => deployment_status(&At::root(new)),
+        _ => {
+            let mut errors = deployment(&At::root(new), Some(&At::root(old)));
+            immutable_selector(&mut errors, new, old);
+            errors
+        }
+    },
+    warnings: |o, _| template::warnings(&At::root(o).at(&["spec", "template"])),
+    columns: &[
+        ("Name", "string"),
+        ("Ready", "string"),
+        ("Up-to-date", "integer"),
+        ("Available", "integer"),
+        ("Age", "string"),
+        ("+Containers", "string"),
+        ("+Images", "string"),
+        ("+Selector", "string"),
+    ],
+    row: |o, now| {
+        let ready = number(o, &["status", "readyReplicas"]);
+        let [names, images] = containers(&o["spec"]["template"]["spec"]);
+        vec![
+            name(o).into(),
+            format!("{ready}/{}", number(o, &["spec", "replicas"])).into(),
+            number(o, &["status", "updatedReplicas"]).into(),
+            number(o, &["status", "availableReplicas"]).into(),
+            age(o, now),
+            names,
+            images,
+            selector(o["spec"].get("selector")),
+        ]
+    },
+    ..DEFAULT
+};
+
+fn default_deployment(_version: &str, object: &mut Value) {
+    let Some(spec) = spec(object) else { return };
+    default_to(spec, "replicas", 1);
+    default_to(spec, "revisionHistoryLimit", HISTORY);
+    default_to(spec, "progressDeadlineSeconds", 600);
+    if let Some(strategy) = map_or_new(spec, "strategy") {
+        default_text(strategy, "type", "RollingUpdate");
+        if text(strategy, "type") == "RollingUpdate"
+            && let Some(rolling) = map_or_new(strategy, "rollingUpdate")
+        {
+            default_to(rolling, "maxUnavailable", "25%");
+            default_to(rolling, "maxSurge", "25%");
+        }
+    }
+    default_template(spec);
+}
+
+fn deployment(object: &At<'_>, old: Option<&At<'_>>) -> Errors {
+    let mut errors = Vec::new();
+    let spec = object.get("spec");
+    non_negative(&mut errors, &spec.get("replicas"));
+    check_selector(&mut errors, &spec.get("selector"), "deployment");
+    check_template(&mut errors, &spec, old.map(|o| o.get("spec")).as_ref());
+    rolling_strategy(&mut errors, &spec.get("strategy"));
+    non_negative(&mut errors, &spec.get("minReadySeconds"));
+    non_negative(&mut errors, &spec.get("revisionHistoryLimit"));
+    let (deadline, ready) = (spec.get("progressDeadlineSeconds"), spec.get("minReadySeconds").int_or_zero());
+    non_negative(&mut errors, &deadline);
+    if deadline.int().is_some_and(|d| d <= ready) {
+        errors.push(deadline.invalid("must be greater than minReadySeconds"));
+    }
+    errors
+}
+
+fn rolling_strategy(errors: &mut Errors, strategy: &At<'_>) {
+    match strategy.get("type").text() {
+        "Recreate" => {
+            if strategy.get("rollingUpdate").present() {
+                errors.push(
+                    strategy
+                        .get("rollingUpdate")
+                        .forbidden("may not be specified when strategy `type` is 'Recreate'"),
+                );
+            }
+        }
+        "RollingUpdate" => {
+            let rolling = strategy.get("rollingUpdate");
+            if !rolling.present() {
+                errors.push(rolling.required("this should be defaulted and never be nil"));
+                return;
+            }
+            let (unavailable, surge) = (rolling.get("maxUnavailable"), rolling.get("maxSurge"));
+            template::int_or_percent(errors, &unavailable);
+            template::int_or_percent(errors, &surge);
+            if template::percent_or_int(&unavailable) == 0 && template::percent_or_int(&surge) == 0 {
+                errors.push(unavailable.invalid("may not be 0 when `maxSurge` is 0"));
+            }
+            template::at_most_100_percent(errors, &unavailable);
+        }
+        _ => errors.push(strategy.get("type").not_supported(&["Recreate", "RollingUpdate"])),
+    }
+}
+
+fn deployment_status(object: &At<'_>) -> Errors {
+    let mut errors = Vec::new();
+    let status = object.get("status");
+    for field in [
+        "observedGeneration",
+        "replicas",
+        "updatedReplicas",
+        "readyReplicas",
+        "availableReplicas",
+        "unavailableReplicas",
+    ] {
+        non_negative(&mut errors, &status.get(field));
+    }
+    let total = status.get("replicas").int_or_zero();
+    for field in ["updatedReplicas", "readyReplicas", "availableReplicas"] {
+        if status.get(field).int_or_zero() > total {
+            errors.push(status.get(field).invalid("cannot be greater than status.replicas"));
+        }
+    }
+    if status.get("availableReplicas").int_or_zero() > status.get("readyReplicas").int_or_zero() {
+        errors.push(status.get("availableReplicas").invalid("cannot be greater than readyReplicas"));
+    }
+    errors
+}
+
+fn immutable_selector(errors: &mut Errors, new: &Value, old: &Value) {
+    let path = ["spec", "selector"];
+    immutable(errors, &At::root(new).at(&path), &At::root(old).at(&path));
+}
+
+/// A selector is required and selects something.
+fn check_selector(errors: &mut Errors, selector: &At<'_>, kind: &str) {
+    if !selector.present() {
+        errors.push(selector.required(""));
+        return;
+    }
+    errors.extend(apimachinery::objectmeta::label_selector(selector.value(), &selector.path()));
+    if selector.get("matchLabels").is_empty() && selector.get("matchExpressions").is_empty() {
+        errors.push(selector.invalid(format!("empty selector is invalid for {kind}")));
+    }
+}
+
+/// The template's labels match the selector, and its pods are restarted always.
+fn check_template(errors: &mut Errors, spec: &At<'_>, old: Option<&At<'_>>) {
+    let template = spec.get("template");
+    let matches = template::selects(&spec.get("selector"), &template);
+    if spec.get("selector").present() && !matches {
+        let found = template.at(&["metadata", "labels"]);
+        errors.push(found.invalid("`selector` does not match template `labels`"));
+    }
+    template::validate(errors, &template, old.map(|o| o.get("template")).as_ref());
+    let restart = template.at(&["spec", "restartPolicy"]);
+    if restart.text() != "Always" {
+        errors.push(restart.not_supported(&["Always"]));
+    }
+    if template.at(&["spec", "activeDeadlineSeconds"]).present() {
+        errors.push(
+            template
+                .at(&["spec", "activeDeadlineSeconds"])
+                .forbidden("activeDeadlineSeconds in ReplicaSet is not Supported"),
+        );
+    }
+}
+
+pub(super) const REPLICA_SETS: Rules = Rules {
+    generation: true,
+    default: |_, o| {
+        if let Some(spec) = spec(o) {
+            default_to(spec, "replicas", 1);
+            default_template(spec);
+        }
+    },
+    validate: |o| replica_set(&At::root(o), None, "deployment"),
+    validate_update: |context, new, old| match context.subresource {
+        "status" => replica_status(&At::root(new)),
+        _ => {
+            let mut errors = replica_set(&At::root(new), Some(&At::root(old)), "deployment");
+            immutable_selector(&mut errors, new, old);
+            errors
+        }
+    },
+    warnings: |o, _| template::warnings(&At::root(o).at(&["spec", "template"])),
+    columns: REPLICA_COLUMNS,
+    row: |o, now| replica_row(o, now, selector(o["spec"].get("selector"))),
+    ..DEFAULT
+};
+
+const REPLICA_COLUMNS: &[(&str, &str)] = &[
+    ("Name", "string"),
+    ("Desired", "integer"),
+    ("Current", "integer"),
+    ("Ready", "integer"),
+    ("Age", "string"),
+    ("+Containers", "string"),
+    ("+Images", "string"),
+    ("+Selector", "string"),
+];
+
+fn replica_row(object: &Value, now: Timestamp, selector: Value) -> Vec<Value> {
+    let [names, images] = containers(&object["spec"]["template"]["spec"]);
+    vec![
+        name(object).into(),
+        number(object, &["spec", "replicas"]).into(),
+        number(object, &["status", "replicas"]).into(),
+        number(object, &["status", "readyReplicas"]).into(),
+        age(object, now),
+        names,
+        images,
+        selector,
+    ]
+}
+
+fn replica_set(object: &At<'_>, old: Option<&At<'_>>, kind: &str) -> Errors {
+    let mut errors = Vec::new();
+    let spec = object.get("spec");
+    non_negative(&mut errors, &spec.get("replicas"));
+    non_negative(&mut errors, &spec.get("minReadySeconds"));
+    check_selector(&mut errors, &spec.get("selector"), kind);
+    check_template(&mut errors, &spec, old.map(|o| o.get("spec")).as_ref());
+    errors
+}
+
+fn replica_status(object: &At<'_>) -> Errors {
+    let mut errors = Vec::new();
+    let status = object.get("status");
+    for field in
+        ["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "observedGeneration"]
+    {
+        non_negative(&mut errors, &status.get(field));
+    }
+    let total = status.get("replicas").int_or_zero();
+    for field in ["fullyLabeledReplicas", "readyReplicas", "availableReplicas"] {
+        if status.get(field).int_or_zero() > total {
+            errors.push(status.get(field).invalid("cannot be greater than status.replicas"));
+        }
+    }
+    if status.get("availableReplicas").int_or_zero() > status.get("readyReplicas").int_or_zero() {
+        errors.push(status.get("availableReplicas").invalid("cannot be greater than readyReplicas"));
+    }
+    errors
+}
+
+pub(super) const REPLICATION_CONTROLLERS: Rules = Rules {
+    generation: true,
+    default: default_controller,
+    validate: |o| replication_controller(&At::root(o), None),
+    validate_update: |context, new, old| match context.subresource {
+        "status" => replica_status(&At::root(new)),
+        _ => replication_controller(&At::root(new), Some(&At::root(old))),
+    },
+    warnings: |o, _| template::warnings(&At::root(o).at(&["spec", "template"])),
+    orphan: true,
+    columns: REPLICA_COLUMNS,
+    row: |o, now| replica_row(o, now, labels(map(o, &["spec", "selector"]))),
+    ..DEFAULT
+};
+
+fn default_controller(_version: &str, object: &mut Value) {
+    let template_labels = object.pointer("/spec/template/metadata/labels").cloned();
+    if let Some(labels) = template_labels.filter(|l| l.as_object().is_some_and(|l| !l.is_empty()))
+        && let Some(map) = object.as_object_mut()
+    {
+        let empty = |v: Option<&Value>| v.and_then(Value::as_object).is_none_or(apimachinery::Map::is_empty);
+        if let Some(metadata) = map_or_new(map, "metadata")
+            && empty(metadata.get("labels"))
+        {
+            metadata.insert("labels".into(), labels.clone());
+        }
+        if let Some(spec) = map_or_new(map, "spec")
+            && empty(spec.get("selector"))
+        {
+            spec.insert("selector".into(), labels);
+        }
+    }
+    if let Some(spec) = spec(object) {
+        default_to(spec, "replicas", 1);
+        if spec.contains_key("template") {
+            default_template(spec);
+        }
+    }
+}
+
+fn replication_controller(object: &At<'_>, old: Option<&At<'_>>) -> Errors {
+    let mut errors = Vec::new();
+    let spec = object.get("spec");
+    non_negative(&mut errors, &spec.get("minReadySeconds"));
+    if spec.get("selector").is_empty() {
+        errors.push(spec.get("selector").required(""));
+    }
+    non_negative(&mut errors, &spec.get("replicas"));
+    let template = spec.get("template");
+    if !template.present() {
+        errors.push(template.required(""));
+        return errors;
+    }
+    let labels = template.at(&["metadata", "labels"]);
+    let selected =
+        spec.get("selector").entries().all(|(key, value)| labels.key(key).value() == value.value());
+    if !selected {
+        errors.push(labels.invalid("`selector` does not match template `labels`"));
+    }
+    template::validate(&mut errors, &template, old.map(|o| o.at(&["spec", "template"])).as_ref());
+    let restart = template.at(&["spec", "restartPolicy"]);
+    if restart.text() != "Always" {
+        errors.push(restart.not_supported(&["Always"]));
+    }
+    errors
+}
+
+pub(super) const STATEFUL_SETS: Rules = Rules {
+    generation: true,
+    default: default_stateful_set,
+    validate: |o| stateful_set(&At::root(o), None),
+    validate_update: |context, new, old| match context.subresource {
+        "status" => stateful_status(&At::root(new)),
+        _ => {
+            let (new, old) = (At::root(new), At::root(old));
+            let mut errors = stateful_set(&new, Some(&old));
+            errors.extend(stateful_immutable(&new, &old));
+            errors
+        }
+    },
+    warnings: |o, _| template::warnings(&At::root(o).at(&["spec", "template"])),
+    columns: &[
+        ("Name", "string"),
+        ("Ready", "string"),
+        ("Age", "string"),
+        ("+Containers", "string"),
+        ("+Images", "string"),
+    ],
+    row: |o, now| {
+        let ready = number(o, &["status", "readyReplicas"]);
+        let [names, images] = containers(&o["spec"]["template"]["spec"]);
+        let counts = format!("{ready}/{}", number(o, &["spec", "replicas"]));
+        vec![name(o).into(), counts.into(), age(o, now), names, images]
+    },
+    ..DEFAULT
+};
+
+fn default_stateful_set(_version: &str, object: &mut Value) {
+    let Some(spec) = spec(object) else { return };
+    default_text(spec, "podManagementPolicy", "OrderedReady");
+    if let Some(strategy) = map_or_new(spec, "updateStrategy") {
+        if text(strategy, "type").is_empty() {
+            strategy.insert("type".into(), "RollingUpdate".into());
+            map_or_new(strategy, "rollingUpdate");
+        }
+        if text(strategy, "type") == "RollingUpdate"
+            && let Some(rolling) = strategy.get_mut("rollingUpdate").and_then(Value::as_object_mut)
+        {
+            default_to(rolling, "partition", 0);
+        }
+    }
+    if let Some(retention) = map_or_new(spec, "persistentVolumeClaimRetentionPolicy") {
+        default_text(retention, "whenDeleted", "Retain");
+        default_text(retention, "whenScaled", "Retain");
+    }
+    default_to(spec, "replicas", 1);
+    default_to(spec, "revisionHistoryLimit", HISTORY);
+    for claim in maps_in(spec, "volumeClaimTemplates") {
+        claim.insert("apiVersion".into(), "v1".into());
+        claim.insert("kind".into(), "PersistentVolumeClaim".into());
+        default_claim(claim);
+    }
+    default_template(spec);
+}
+
+fn stateful_set(object: &At<'_>, old: Option<&At<'_>>) -> Errors {
+    let mut errors = Vec::new();
+    let spec = object.get("spec");
+    one_of(&mut errors, &spec.get("podManagementPolicy"), &["OrderedReady", "Parallel"]);
+    let strategy = spec.get("updateStrategy");
+    match strategy.get("type").text() {
+        "" => errors.push(strategy.get("type").required("")),
+        "OnDelete" => {
+            if strategy.get("rollingUpdate").present() {
+                let detail = "only allowed for updateStrategy 'RollingUpdate'";
+                errors.push(strategy.get("rollingUpdate").invalid(detail));
+            }
+        }
+        "RollingUpdate" => {
+            let rolling = strategy.get("rollingUpdate");
+            non_negative(&mut errors, &rolling.get("partition"));
+            let unavailable = rolling.get("maxUnavailable");
+            if unavailable.present() {
+                template::int_or_percent(&mut errors, &unavailable);
+                if template::percent_or_int(&unavailable) == 0 {
+                    errors.push(unavailable.invalid("cannot be 0"));
+                }
+                template::at_most_100_percent(&mut errors, &unavailable);
+            }
+        }
+        _ => errors.push(strategy.invalid("must be 'RollingUpdate' or 'OnDelete'")),
+    }
+    let retention = spec.get("persistentVolumeClaimRetentionPolicy");
+    for field in ["whenDeleted", "whenScaled"] {
+        one_of(&mut errors, &retention.get(field), &["Retain", "Delete"]);
+    }
+    non_negative(&mut errors, &spec.get("replicas"));
+    non_negative(&mut errors, &spec.get("minReadySeconds"));
+    non_negative(&mut errors, &spec.at(&["ordinals", "start"]));
+    non_negative(&mut errors, &spec.get("revisionHistoryLimit"));
+    if spec.get("serviceName").present() && !spec.get("serviceName").is_empty() && old.is_none() {
+        shape(
+            &mut errors,
+            &spec.get("serviceName"),
+            names::dns1123_subdomain(spec.get("serviceName").text(), false),
+        );
+    }
+    check_selector(&mut errors, &spec.get("selector"), "statefulset");
+    check_template(&mut errors, &spec, old.map(|o| o.get("spec")).as_ref());
+    errors
+}
+
+fn stateful_immutable(new: &At<'_>, old: &At<'_>) -> Errors {
+    const MUTABLE: [&str; 8] = [
+        "replicas",
+        "template",
+        "updateStrategy",
+        "minReadySeconds",
+        "ordinals",
+        "persistentVolumeClaimRetentionPolicy",
+        "revisionHistoryLimit",
+        "status",
+    ];
+    let fixed = |object: &At<'_>| {
+        let mut spec = object.get("spec").to_value();
+        if let Some(map) = spec.as_object_mut() {
+            map.retain(|name, _| !MUTABLE.contains(&name.as_str()));
+        }
+        spec
+    };
+    if same(Some(&fixed(new)), Some(&fixed(old))) {
+        return Vec::new();
+    }
+    vec![new.get("spec").forbidden(
+        "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', \
+         'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden",
+    )]
+}
+
+fn stateful_status(object: &At<'_>) -> Errors {
+    let mut errors = Vec::new();
+    let status = object.get("status");
+    for field in [
+        "replicas",
+        "readyReplicas",
+        "currentReplicas",
+        "updatedReplicas",
+        "availableReplicas",
+        "observedGeneration",
+        "collisionCount",
+    ] {
+        non_negative(&mut errors, &status.get(field));
+    }
+    let total = status.get("replicas").int_or_zero();
+    for field in ["readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas"] {
+        if status.get(field).int_or_zero() > total {
+            errors.push(status.get(field).invalid("cannot be greater than status.replicas"));
+        }
+    }
+    errors
+}
+
+pub(super) const DAEMON_SETS: Rules = Rules {
+    generation: true,
+    default: default_daemon_set,
+    validate: |o| daemon_set(&At::root(o), None),
+    validate_update: |context, new, old| match context.subresource {
+        "status" => daemon_status(&At::root(new)),
+        _ => {
+            let mut errors = daemon_set(&At::root(new), Some(&At::root(old)));
+            immutable_selector(&mut errors, new, old);
+            errors
+        }
+    },
+    warnings: |o, _| template::warnings(&At::root(o).at(&["spec", "template"])),
+    columns: &[
+        ("Name", "string"),
+        ("Desired", "integer"),
+        ("Current", "integer"),
+        ("Ready", "integer"),
+        ("Up-to-date", "integer"),
+        ("Available", "integer"),
+        ("Node Selector", "string"),
+        ("Age", "string"),
+        ("+Containers", "string"),
+        ("+Images", "string"),
+        ("+Selector", "string"),
+    ],
+    row: |o, now| {
+        let status = |field: &str| Value::from(number(o, &["status", field]));
+        let [names, images] = containers(&o["spec"]["template"]["spec"]);
+        vec![
+            name(o).into(),
+            status("desiredNumberScheduled"),
+            status("currentNumberScheduled"),
+            status("numberReady"),
+            status("updatedNumberScheduled"),
+            status("numberAvailable"),
+            labels(map(o, &["spec", "template", "spec", "nodeSelector"])),
+            age(o, now),
+            names,
+            images,
+            selector(o["spec"].get("selector")),
+        ]
+    },
+    ..DEFAULT
+};
+
+fn default_daemon_set(_version: &str, object: &mut Value) {
+    let Some(spec) = spec(object) else { return };
+    if let Some(strategy) = map_or_new(spec, "updateStrategy") {
+        default_text(strategy, "type", "RollingUpdate");
+        if text(strategy, "type") == "RollingUpdate"
+            && let Some(rolling) = map_or_new(strategy, "rollingUpdate")
+        {
+            default_to(rolling, "maxUnavailable", 1);
+            default_to(rolling, "maxSurge", 0);
+        }
+    }
+    default_to(spec, "revisionHistoryLimit", HISTORY);
+    default_template(spec);
+}
+
+fn daemon_set(object: &At<'_>, old: Option<&At<'_>>) -> Errors {
+    let mut errors = Vec::new();
+    let spec = object.get("spec");
+    check_selector(&mut errors, &spec.get("selector"), "daemonset");
+    check_template(&mut errors, &spec, old.map(|o| o.get("spec")).as_ref());
+    non_negative(&mut errors, &spec.get("minReadySeconds"));
+    let strategy = spec.get("updateStrategy");
+    match strategy.get("type").text() {
+        "OnDelete" => {}
+        "RollingUpdate" => {
+            let rolling = strategy.get("rollingUpdate");
+            if !rolling.present() {
+                errors.push(rolling.required(""));
+            } else {
+                let (unavailable, surge) = (rolling.get("maxUnavailable"), rolling.get("maxSurge"));
+                template::int_or_percent(&mut errors, &unavailable);
+                template::int_or_percent(&mut errors, &surge);
+                match (template::percent_or_int(&unavailable) != 0, template::percent_or_int(&surge) != 0) {
+                    (true, true) => {
+                        errors.push(surge.invalid("may not be set when maxUnavailable is non-zero"));
+                    }
+                    (false, false) => errors.push(unavailable.required("cannot be 0 when maxSurge is 0")),
+                    _ => {}
+                }
+                template::at_most_100_percent(&mut errors, &unavailable);
+                template::at_most_100_percent(&mut errors, &surge);
+            }
+        }
+        _ => errors.push(strategy.get("type").not_supported(&["RollingUpdate", "OnDelete"])),
+    }
+    non_negative(&mut errors, &spec.get("revisionHistoryLimit"));
+    errors
+}
+
+fn daemon_status(object: &At<'_>) -> Errors {
+    let mut errors = Vec::new();
+    for field in [
+        "currentNumberScheduled",
+        "numberMisscheduled",
+        "desiredNumberScheduled",
+        "numberReady",
+        "observedGeneration",
+        "updatedNumberScheduled",
+        "numberAvailable",
+        "numberUnavailable",
+    ] {
+        non_negative(&mut errors, &object.at(&["status", field]));
+    }
+    errors
+}
+
+pub(super) const POD_TEMPLATES: Rules = Rules {
+    generation: true,
+    default: |_, o| {
+        if let Some(map) = o.as_object_mut() {
+            default_template(map);
+        }
+    },
+    validate: |o| pod_template(o, None),
+    validate_update: |_, new, old| pod_template(new, Some(old)),
+    warnings: |o, _| template::warnings(&At::root(o).get("template")),
+    columns: &[("Name", "string"), ("Containers", "string"), ("Images", "string"), ("Pod Labels", "string")],
+    row: |o, _| {
+        let [names, images] = containers(&o["template"]["spec"]);
+        vec![name(o).into(), names, images, labels(map(o, &["template", "metadata", "labels"]))]
+    },
+    ..DEFAULT
+};
+
+fn pod_template(object: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let old = old.map(|o| At::root(o).get("template"));
+    template::validate(&mut errors, &At::root(object).get("template"), old.as_ref());
+    errors
+}
+
+pub(super) const CONTROLLER_REVISIONS: Rules = Rules {
+    validate: |o| controller_revision(&At::root(o)),
+    validate_update: |_: &WriteContext<'_>, new, old| {
+        let (new, old) = (At::root(new), At::root(old));
+        let mut errors = controller_revision(&new);
+        immutable(&mut errors, &new.get("data"), &old.get("data"));
+        errors
+    },
+    columns: &[("Name", "string"), ("Controller", "string"), ("Revision", "string"), ("Age", "string")],
+    row: |o, now| {
+        let owner = super::print::list(o, &["metadata", "ownerReferences"])
+            .iter()
+            .find(|r| r["controller"] == json!(true))
+            .map_or_else(|| "<none>".into(), owner_text);
+        vec![name(o).into(), owner.into(), int_or_string(o, &["revision"], "0").into(), age(o, now)]
+    },
+    ..DEFAULT
+};
+
+/// An owner as `deployment.apps/web`.
+fn owner_text(reference: &Value) -> String {
+    use apimachinery::meta::str_at;
+    let kind = str_at(reference, &["kind"]).to_lowercase();
+    let group = str_at(reference, &["apiVersion"]).split_once('/').map_or("", |(group, _)| group);
+    let name = str_at(reference, &["name"]);
+    if group.is_empty() { format!("{kind}/{name}") } else { format!("{kind}.{group}/{name}") }
+}
+
+fn controller_revision(object: &At<'_>) -> Errors {
+    let mut errors = Vec::new();
+    if !object.get("data").present() {
+        errors.push(object.get("data").required("data is mandatory"));
+    }
+    non_negative(&mut errors, &object.get("revision"));
+    errors
+}
