@@ -94,6 +94,11 @@ pub fn generate(input: &Input<'_>) -> PodStatus {
     status
 }
 
+/// Puts the conditions that others write into a status of ours.
+pub fn keep_foreign_conditions(status: &mut PodStatus, api: &PodStatus) {
+    conditions::merge_foreign(status, api);
+}
+
 /// Times in statuses have no fractions.
 pub fn whole_seconds(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap_or(time)

@@ -165,3 +165,11 @@ fn ready(input: &Input<'_>, containers: &Verdict, old: &[PodCondition]) -> Verdi
         Verdict::no("ReadinessGatesNotReady", problems.join(", "))
     }
 }
+
+/// Takes the conditions the kubelet does not own from the API's status, as their writers left them.
+pub(super) fn merge_foreign(status: &mut PodStatus, api: &PodStatus) {
+    let owned = |c: &&PodCondition| OWNED.contains(&c.type_.as_str());
+    let mut merged: Vec<PodCondition> = status.conditions.iter().flatten().filter(owned).cloned().collect();
+    merged.extend(api.conditions.iter().flatten().filter(|c| !owned(c)).cloned());
+    status.conditions = Some(merged);
+}
