@@ -178,7 +178,9 @@ fn encode_entry(id: ManagerId, owned: Owned<'_>) -> Value {
 pub(super) fn is_reset(managed_fields: &Value) -> bool {
     match managed_fields.as_array().map(Vec::as_slice) {
         Some([]) => true,
-        Some([Value::Object(entry)]) => entry.values().all(|value| value.is_null() || value.as_str() == Some("")),
+        Some([Value::Object(entry)]) => {
+            entry.values().all(|value| value.is_null() || value.as_str() == Some(""))
+        }
         _ => false,
     }
 }

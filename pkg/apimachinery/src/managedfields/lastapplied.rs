@@ -9,8 +9,8 @@ use super::entries::ManagerId;
 use super::fieldpath::{Set, json_escape};
 use super::manager::Write;
 use super::typed::{Type, Typed};
-use crate::meta::{at, str_at};
 use crate::Value;
+use crate::meta::{at, str_at};
 
 /// The only manager that is upgraded; everybody else opts out by another name.
 pub(super) const UPGRADING_MANAGER: &str = "kubectl";
@@ -57,7 +57,8 @@ pub(super) fn refresh(object: &mut Value, applied: &Value) {
         return;
     };
     annotations.insert(ANNOTATION.into(), Value::from(encode(applied)));
-    let size: usize = annotations.iter().map(|(key, value)| key.len() + value.as_str().map_or(0, str::len)).sum();
+    let size: usize =
+        annotations.iter().map(|(key, value)| key.len() + value.as_str().map_or(0, str::len)).sum();
     if size > MAX_ANNOTATIONS {
         annotations.remove(ANNOTATION);
     }

@@ -135,7 +135,11 @@ fn update(
 
 /// The owners before an update: the client's list when it can be read and says something (and is not sent to a
 /// subresource), else the recorded one; what cannot be read counts as empty.
-fn current_managers<'v>(sent: Option<&'v Value>, recorded: Option<&'v Value>, write: &Write<'_>) -> Managers<'v> {
+fn current_managers<'v>(
+    sent: Option<&'v Value>,
+    recorded: Option<&'v Value>,
+    write: &Write<'_>,
+) -> Managers<'v> {
     if write.subresource.is_empty() {
         if sent.is_some_and(entries::is_reset) {
             return Managers::new();
@@ -216,8 +220,8 @@ fn apply<'v>(
     force: bool,
     write: &Write<'_>,
 ) -> Result<(Option<Value>, Managers<'v>), Refusal> {
-    let mut managers =
-        entries::decode(recorded).map_err(|error| failed(format!("failed to decode managed fields: {error}")))?;
+    let mut managers = entries::decode(recorded)
+        .map_err(|error| failed(format!("failed to decode managed fields: {error}")))?;
     if managers.is_empty() && !uid(live).is_empty() {
         let id = write.id(BEFORE_FIRST_APPLY, Operation::Update);
         ownership::record_update(write, &write.blank(), live, &mut managers, id)?;
@@ -280,7 +284,9 @@ pub fn manager_name(field_manager: &str, user_agent: &str) -> String {
 /// Go's `unicode.IsPrint`, as near as the standard library comes: what its debug form does not escape, and no space
 /// but the ASCII one.
 pub(super) fn is_printable(c: char) -> bool {
-    c == ' ' || matches!(c, '"' | '\'' | '\\') || (!c.is_whitespace() && !c.is_control() && c.escape_debug().len() == 1)
+    c == ' '
+        || matches!(c, '"' | '\'' | '\\')
+        || (!c.is_whitespace() && !c.is_control() && c.escape_debug().len() == 1)
 }
 
 /// `metadata.managedFields`, unless absent.

@@ -17,6 +17,8 @@
 mod entries;
 pub mod fieldpath;
 mod lastapplied;
+#[cfg(test)]
+mod laws;
 pub mod manager;
 mod ownership;
 mod reset;

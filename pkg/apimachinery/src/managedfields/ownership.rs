@@ -130,7 +130,8 @@ fn take_over(
             continue;
         };
         let (old, new) = (write.versions.convert(old, at)?, write.versions.convert(new, at)?);
-        others.insert(at.clone(), write.reset_fields.keep_of(version.typed.compare(version.root, &old, &new)));
+        others
+            .insert(at.clone(), write.reset_fields.keep_of(version.typed.compare(version.root, &old, &new)));
     }
     managers.retain(|id, owned| Some(id) == skip || !dropped.contains(&owned.api_version));
 
@@ -156,7 +157,7 @@ fn take_over(
             owned.change(|set| {
                 let before = set.len();
                 let lost = [&diff.modified, &diff.added, &diff.removed];
-                *set = lost.into_iter().fold(std::mem::take(set), |set, lost| set.difference(lost));
+                *set = lost.into_iter().fold(std::mem::take(set), Set::difference);
                 set.len() != before
             });
         }
@@ -218,8 +219,9 @@ fn prune(
 ) -> Result<Value, Status> {
     let Some(version) = write.version(&last.api_version) else { return Ok(merged) };
     // Of what the applier still has nothing can go: the usual case, told without walking the object.
-    let unchanged =
-        managers.get(id).is_some_and(|now| now.api_version == last.api_version && last.set.is_subset(&now.set));
+    let unchanged = managers
+        .get(id)
+        .is_some_and(|now| now.api_version == last.api_version && last.set.is_subset(&now.set));
     if last.set.is_empty() || unchanged {
         return Ok(merged);
     }
@@ -230,7 +232,8 @@ fn prune(
     typed.remove(root, &mut pruned, &had);
     let pruned = At::new(Cow::Owned(pruned), &last.api_version);
 
-    let pruned = keep_owned(write, &merged, pruned, managers, &last.api_version)?.convert(write, &last.api_version)?;
+    let pruned =
+        keep_owned(write, &merged, pruned, managers, &last.api_version)?.convert(write, &last.api_version)?;
     // what the applier did not have stays, even when it hung on what it had
     let in_merged = typed.with_named_fields(root, typed.field_set(root, &merged.object));
     let in_pruned = typed.with_named_fields(root, typed.field_set(root, &pruned.object));

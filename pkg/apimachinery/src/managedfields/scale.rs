@@ -42,7 +42,7 @@ pub fn to_scale(resource: Option<&Value>, paths: &[ReplicasPath]) -> Option<Valu
         .filter(|(_, owned)| path_at(paths, &owned.api_version).is_some_and(|path| owned.set.has(&path)))
         .map(|(mut id, owned)| {
             if id.operation == Operation::Update {
-                id.api_version = SCALE.to_owned();
+                SCALE.clone_into(&mut id.api_version);
             }
             (id, Owned::new(set_of(&scale_path()), SCALE, owned.time))
         })
@@ -65,7 +65,7 @@ pub fn to_resource(
         if owned.set.has(&path) {
             let mut in_scale = id.clone();
             if id.operation == Operation::Update {
-                in_scale.api_version = SCALE.to_owned();
+                SCALE.clone_into(&mut in_scale.api_version);
             }
             if scale.remove(&in_scale).is_none() {
                 owned.change(|set| {
@@ -85,7 +85,7 @@ pub fn to_resource(
             continue;
         }
         if id.operation == Operation::Update {
-            id.api_version = api_version.to_owned();
+            api_version.clone_into(&mut id.api_version);
         }
         result.insert(id, Owned::new(set_of(&path), api_version, owned.time));
     }

@@ -73,11 +73,14 @@ pub(super) fn deployment() -> (Schema, NodeId) {
     let finalizers = t.list(string, ListTopology::Set);
     let owner = t.atomic(vec![("uid", Field::new(string)), ("name", Field::new(string))]);
     let owners = t.keyed(owner, &["uid"]);
+    let anything = t.raw("");
+    let managed = t.list(anything, ListTopology::Atomic);
     let metadata = t.object(vec![
         ("name", Field::new(string)),
         ("namespace", Field::new(string)),
         ("uid", Field::new(string)),
         ("generation", Field::new(int)),
+        ("managedFields", Field::new(managed)),
         ("labels", Field::new(labels)),
         ("annotations", Field::new(labels)),
         ("finalizers", Field::new(finalizers)),
@@ -88,7 +91,8 @@ pub(super) fn deployment() -> (Schema, NodeId) {
     let env = t.object(vec![("name", Field::new(string)), ("value", Field::new(string))]);
     let envs = t.keyed(env, &["name"]);
     let tcp = Field { default: Some(Box::new(json!("TCP"))), ..Field::new(string) };
-    let port = t.object(vec![("containerPort", Field::new(int)), ("protocol", tcp), ("name", Field::new(string))]);
+    let port =
+        t.object(vec![("containerPort", Field::new(int)), ("protocol", tcp), ("name", Field::new(string))]);
     let ports = t.keyed(port, &["containerPort", "protocol"]);
     let quantities = t.map(quantity, MapType::Granular);
     let resources = t.object(vec![("limits", Field::new(quantities))]);
@@ -161,7 +165,12 @@ impl<'v> Server<'v> {
         }
     }
 
-    fn write<'a>(&'a self, manager: &'a str, subresource: &'a str, reset_fields: &'a ResetFields) -> Write<'a> {
+    fn write<'a>(
+        &'a self,
+        manager: &'a str,
+        subresource: &'a str,
+        reset_fields: &'a ResetFields,
+    ) -> Write<'a> {
         Write {
             schema: &self.schema,
             root: self.root,
@@ -178,7 +187,9 @@ impl<'v> Server<'v> {
     fn complete(&self, mut object: Value) -> Value {
         object["apiVersion"] = json!(self.api_version);
         object["kind"] = json!("Deployment");
-        for (path, key, value) in [("", "metadata", json!({})), ("", "spec", json!({})), ("", "status", json!({}))] {
+        for (path, key, value) in
+            [("", "metadata", json!({})), ("", "spec", json!({})), ("", "status", json!({}))]
+        {
             if let Some(Value::Object(map)) = object.pointer_mut(path) {
                 map.entry(key).or_insert(value);
             }
@@ -191,7 +202,10 @@ impl<'v> Server<'v> {
     /// What the real server does to objects after a write: identity, printed value structs.
     fn settle(&mut self, mut object: Value) {
         object["metadata"]["uid"] = json!("u");
-        settle_value(&mut object);
+        normalise(&self.schema, self.root, &mut object);
+        if let Some(live) = &self.object {
+            super::ignore_timestamps(live, &mut object);
+        }
         self.object = Some(object);
     }
 
@@ -203,10 +217,28 @@ impl<'v> Server<'v> {
     pub(super) fn update_of(&mut self, manager: &str, subresource: &str, object: Value) {
         self.clock += 1;
         let mut new = self.complete(object);
-        settle_value(&mut new);
-        let reset =
-            if subresource == "status" { ResetFields::except(&["spec", "metadata"]) } else { self.reset.clone() };
+        default(&mut new);
+        let sent = new["metadata"].as_object_mut().and_then(|metadata| metadata.remove("managedFields"));
+        normalise(&self.schema, self.root, &mut new);
+        if let Some(sent) = sent {
+            new["metadata"]["managedFields"] = sent;
+        }
+        let reset = if subresource == "status" {
+            ResetFields::except(&["spec", "metadata"])
+        } else {
+            self.reset.clone()
+        };
         on_update(self.object.as_ref(), &mut new, &self.write(manager, subresource, &reset));
+        // the strategy resets what the endpoint does not write
+        let live = self.object.clone().unwrap_or(json!({"status": {}}));
+        if subresource == "status" {
+            let (status, managed) = (new["status"].take(), new["metadata"]["managedFields"].take());
+            new = live;
+            new["status"] = status;
+            new["metadata"]["managedFields"] = managed;
+        } else {
+            new["status"] = live["status"].clone();
+        }
         self.settle(new);
     }
 
@@ -222,10 +254,11 @@ impl<'v> Server<'v> {
             self.object.as_ref(),
             &config,
             force,
-            &|object| settle_value(object),
+            &|object| default(object),
             &self.write(manager, "", &self.reset),
         )?;
-        let applied = if self.object.is_none() { self.complete(applied) } else { applied };
+        let mut applied = if self.object.is_none() { self.complete(applied) } else { applied };
+        applied["status"] = self.object.as_ref().map_or(json!({}), |live| live["status"].clone());
         self.settle(applied);
         Ok(())
     }
@@ -243,8 +276,14 @@ impl<'v> Server<'v> {
             .iter()
             .map(|entry| {
                 let text = |key: &str| entry[key].as_str().unwrap_or_default().to_owned();
-                let seconds = text("time").parse::<Timestamp>().map_or("none".to_owned(), |t| t.as_second().to_string());
-                let sub = if entry["subresource"].is_null() { String::new() } else { format!("/{}", text("subresource")) };
+                let seconds = text("time")
+                    .parse::<Timestamp>()
+                    .map_or("none".to_owned(), |t| t.as_second().to_string());
+                let sub = if entry["subresource"].is_null() {
+                    String::new()
+                } else {
+                    format!("/{}", text("subresource"))
+                };
                 (
                     format!("{}/{}{sub}@{seconds}", text("manager"), text("operation")),
                     entry["fieldsV1"].to_string(),
@@ -255,27 +294,45 @@ impl<'v> Server<'v> {
 }
 
 /// Drops nulls and empty optional parts, prints value structs: what normalising does.
-fn settle_value(object: &mut Value) {
-    if let Some(Value::Object(spec)) = object.get_mut("spec") {
-        spec.retain(|_, value| !value.is_null());
-        spec.entry("strategy").or_insert(json!({}));
-        for key in ["selector", "containers"] {
-            spec.entry(key).or_insert(Value::Null);
-        }
-        if let Some(Value::Array(containers)) = spec.get_mut("containers") {
-            for container in containers {
-                if let Value::Object(container) = container {
-                    container.retain(|_, value| !value.is_null());
-                    container.entry("resources").or_insert(json!({}));
-                    container.entry("imagePullPolicy").or_insert(json!("Always"));
+fn normalise(schema: &Schema, node: NodeId, value: &mut Value) {
+    match (&schema.node(node).kind, value) {
+        (NodeKind::Object(object), Value::Object(map)) => {
+            for (name, field) in &object.fields {
+                if let Some(child) = map.get_mut(&**name) {
+                    normalise(schema, field.node, child);
+                    let kept = match (&schema.node(field.node).kind, &*child) {
+                        (_, Value::Null) => false,
+                        (NodeKind::Map { .. }, Value::Object(map)) => !map.is_empty(),
+                        (_, Value::Array(list)) => !list.is_empty(),
+                        _ => true,
+                    };
+                    if !kept {
+                        map.remove(&**name);
+                    }
+                }
+                if field.always && !map.contains_key(&**name) {
+                    let blank = super::typed::Typed::new(schema).blank(field.node);
+                    map.insert(name.to_string(), if field.pointer { Value::Null } else { blank });
                 }
             }
         }
+        (NodeKind::Map { value: node, .. }, Value::Object(map)) => {
+            map.values_mut().for_each(|value| normalise(schema, *node, value));
+        }
+        (NodeKind::List(list), Value::Array(items)) => {
+            for item in items {
+                normalise(schema, list.item, item);
+            }
+        }
+        _ => {}
     }
-    if let Some(Value::Object(metadata)) = object.get_mut("metadata") {
-        metadata.retain(|_, value| !value.is_null());
-    }
-    if let Value::Object(map) = object {
-        map.entry("status").or_insert(json!({}));
+}
+
+/// What the kind's defaulting does.
+fn default(object: &mut Value) {
+    if let Some(Value::Array(containers)) = object.pointer_mut("/spec/containers") {
+        for container in containers {
+            container["imagePullPolicy"] = json!("Always");
+        }
     }
 }

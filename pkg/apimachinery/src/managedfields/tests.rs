@@ -68,13 +68,22 @@ fn create_owns_what_differs_from_a_blank_object() {
 #[test]
 fn updates_take_over_what_they_change() {
     let mut server = Server::new();
-    server.update("a", json!({"spec": {"replicas": 1, "tolerations": ["x"]}, "metadata": {"labels": {"l": "1"}}}));
-    server.update("b", json!({"spec": {"replicas": 2, "tolerations": ["x"]}, "metadata": {"labels": {"l": "1", "m": "2"}}}));
+    server.update(
+        "a",
+        json!({"spec": {"replicas": 1, "tolerations": ["x"]}, "metadata": {"labels": {"l": "1"}}}),
+    );
+    server.update(
+        "b",
+        json!({"spec": {"replicas": 2, "tolerations": ["x"]}, "metadata": {"labels": {"l": "1", "m": "2"}}}),
+    );
     let first = json!({"f:metadata": {"f:labels": {".": {}, "f:l": {}}}, "f:spec": {"f:tolerations": {}}});
     let second = json!({"f:metadata": {"f:labels": {"f:m": {}}}, "f:spec": {"f:replicas": {}}});
     assert_eq!(owners(&server), [one("a/Update@1", first.clone()), one("b/Update@2", second.clone())]);
     // nothing changes: no entry, no time
-    server.update("c", json!({"spec": {"replicas": 2, "tolerations": ["x"]}, "metadata": {"labels": {"l": "1", "m": "2"}}}));
+    server.update(
+        "c",
+        json!({"spec": {"replicas": 2, "tolerations": ["x"]}, "metadata": {"labels": {"l": "1", "m": "2"}}}),
+    );
     assert_eq!(owners(&server), [one("a/Update@1", first), one("b/Update@2", second)]);
     // what is removed has no owner; a writer's entry grows and gets the time
     server.update("b", json!({"spec": {"replicas": 2, "tolerations": ["y"]}}));
@@ -152,7 +161,10 @@ fn apply_creates_merges_and_removes() {
 #[test]
 fn conflicts_are_named_and_forced() {
     let mut server = Server::new();
-    server.update("kubectl-client-side-apply", json!({"spec": {"replicas": 1, "containers": [{"name": "a", "image": "1"}]}}));
+    server.update(
+        "kubectl-client-side-apply",
+        json!({"spec": {"replicas": 1, "containers": [{"name": "a", "image": "1"}]}}),
+    );
     let error = server.apply("me", config(json!({"replicas": 2})), false).unwrap_err();
     assert_eq!(
         error.to_value(),
@@ -250,17 +262,41 @@ fn configurations_are_validated() {
         (json!({"apiVersion": "apps/v2"}), 400, "invalid object type: apps/v2, Kind=Deployment"),
         (json!({"kind": "Pod", "apiVersion": "v1"}), 400, "invalid object type: /v1, Kind=Pod"),
         (json!({"metadata": {"managedFields": []}}), 400, "metadata.managedFields must be nil"),
-        (config(json!({"nope": 1})), 500, "failed to create typed patch object (default/d; apps/v1, Kind=Deployment): .spec.nope: field not declared in schema"),
-        (config(json!({"replicas": "1"})), 500, "failed to create typed patch object (default/d; apps/v1, Kind=Deployment): .spec.replicas: expected numeric (int or float), got string"),
+        (
+            config(json!({"nope": 1})),
+            500,
+            "failed to create typed patch object (default/d; apps/v1, Kind=Deployment): .spec.nope: field not declared in schema",
+        ),
+        (
+            config(json!({"replicas": "1"})),
+            500,
+            "failed to create typed patch object (default/d; apps/v1, Kind=Deployment): .spec.replicas: expected numeric (int or float), got string",
+        ),
         (
             config(json!({"containers": {"a": 1}, "strategy": []})),
             500,
             "failed to create typed patch object (default/d; apps/v1, Kind=Deployment): errors:\n  .spec.containers: expected list, got &{map[a:1]}\n  .spec.strategy: expected map, got &{[]}",
         ),
-        (config(json!({"containers": [{"name": "a"}, {"name": "a"}]})), 500, "failed to create typed patch object (default/d; apps/v1, Kind=Deployment): .spec.containers: duplicate entries for key [name=\"a\"]"),
-        (config(json!({"containers": [{"image": "a"}]})), 500, "failed to create typed patch object (default/d; apps/v1, Kind=Deployment): .spec.containers: element 0: associative list with keys has an element that omits all key fields [\"name\"] (and doesn't have default values for any key fields)"),
-        (config(json!({"containers": [{"name": "a", "image": 1}]})), 500, "failed to create typed patch object (default/d; apps/v1, Kind=Deployment): .spec.containers[name=\"a\"].image: expected string, got &value.valueUnstructured{Value:1}"),
-        (config(json!({"tolerations": [true]})), 500, "failed to create typed patch object (default/d; apps/v1, Kind=Deployment): .spec.tolerations[0]: expected string, got &value.valueUnstructured{Value:true}"),
+        (
+            config(json!({"containers": [{"name": "a"}, {"name": "a"}]})),
+            500,
+            "failed to create typed patch object (default/d; apps/v1, Kind=Deployment): .spec.containers: duplicate entries for key [name=\"a\"]",
+        ),
+        (
+            config(json!({"containers": [{"image": "a"}]})),
+            500,
+            "failed to create typed patch object (default/d; apps/v1, Kind=Deployment): .spec.containers: element 0: associative list with keys has an element that omits all key fields [\"name\"] (and doesn't have default values for any key fields)",
+        ),
+        (
+            config(json!({"containers": [{"name": "a", "image": 1}]})),
+            500,
+            "failed to create typed patch object (default/d; apps/v1, Kind=Deployment): .spec.containers[name=\"a\"].image: expected string, got &value.valueUnstructured{Value:1}",
+        ),
+        (
+            config(json!({"tolerations": [true]})),
+            500,
+            "failed to create typed patch object (default/d; apps/v1, Kind=Deployment): .spec.tolerations[0]: expected string, got &value.valueUnstructured{Value:true}",
+        ),
     ];
     for (config, code, message) in cases {
         let error = Server::new().apply("x", config, false).unwrap_err();
@@ -330,11 +366,13 @@ fn old_updaters_are_merged() {
 fn client_side_apply_is_upgraded() {
     const LAST: &str = "kubectl.kubernetes.io/last-applied-configuration";
     let last = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"}, "spec": {"replicas": 1}}).to_string();
-    let live = json!({"metadata": {"annotations": {LAST: last}}, "spec": {"replicas": 1, "tolerations": ["t"]}});
+    let live =
+        json!({"metadata": {"annotations": {LAST: last}}, "spec": {"replicas": 1, "tolerations": ["t"]}});
     let mut server = Server::new();
     server.update("kubectl-client-side-apply", live.clone());
     // what the annotation says is kubectl's to change, anything else is not
-    let error = server.apply("kubectl", config(json!({"replicas": 2, "tolerations": ["u"]})), false).unwrap_err();
+    let error =
+        server.apply("kubectl", config(json!({"replicas": 2, "tolerations": ["u"]})), false).unwrap_err();
     assert_eq!(
         error.message,
         "Apply failed with 1 conflict: conflict with \"kubectl-client-side-apply\" using apps/v1: .spec.tolerations"
@@ -343,7 +381,9 @@ fn client_side_apply_is_upgraded() {
     assert_eq!(server.at("/spec/replicas"), json!(2));
     assert_eq!(
         server.at("/metadata/annotations")[LAST],
-        json!("{\"apiVersion\":\"apps/v1\",\"kind\":\"Deployment\",\"metadata\":{\"name\":\"d\",\"namespace\":\"default\"},\"spec\":{\"replicas\":2}}\n")
+        json!(
+            "{\"apiVersion\":\"apps/v1\",\"kind\":\"Deployment\",\"metadata\":{\"name\":\"d\",\"namespace\":\"default\"},\"spec\":{\"replicas\":2}}\n"
+        )
     );
     // other managers opt out
     let mut server = Server::new();
@@ -363,7 +403,8 @@ impl TwoVersions {
         let int = crate::schema::Field::new(t.int);
         let (spec, string) = (t.object(vec![("count", int)]), t.string);
         let field = crate::schema::Field::new;
-        let metadata = t.object(vec![("name", field(string)), ("namespace", field(string)), ("uid", field(string))]);
+        let metadata =
+            t.object(vec![("name", field(string)), ("namespace", field(string)), ("uid", field(string))]);
         let root = t.object(vec![
             ("apiVersion", field(string)),
             ("kind", field(string)),
@@ -380,14 +421,13 @@ impl Versions for TwoVersions {
     }
 
     fn convert(&self, object: &Value, api_version: &str) -> Result<Value, crate::status::Status> {
-        let (from, to) =
-            if api_version == "apps/v1" { ("count", "replicas") } else { ("replicas", "count") };
+        let (from, to) = if api_version == "apps/v1" { ("count", "replicas") } else { ("replicas", "count") };
         let mut object = object.clone();
         object["apiVersion"] = json!(api_version);
-        if let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) {
-            if let Some(value) = spec.remove(from) {
-                spec.insert(to.into(), value);
-            }
+        if let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut)
+            && let Some(value) = spec.remove(from)
+        {
+            spec.insert(to.into(), value);
         }
         Ok(object)
     }
@@ -442,7 +482,10 @@ fn manager_names() {
 fn replicas_are_followed_through_scale() {
     let paths = [
         scale::ReplicasPath { api_version: "apps/v1".into(), path: vec!["spec".into(), "replicas".into()] },
-        scale::ReplicasPath { api_version: "apps/v1beta1".into(), path: vec!["spec".into(), "replicas".into()] },
+        scale::ReplicasPath {
+            api_version: "apps/v1beta1".into(),
+            path: vec!["spec".into(), "replicas".into()],
+        },
     ];
     let entry = |manager: &str, operation: &str, version: &str, sub: Option<&str>, fields: Value| {
         let mut entry = json!({"manager": manager, "operation": operation, "apiVersion": version, "fieldsType": "FieldsV1", "fieldsV1": fields, "time": "2026-01-01T00:00:00Z"});

@@ -63,7 +63,11 @@ pub fn validate(managed_fields: &Value, path: &str) -> Vec<FieldError> {
             "" => errors.push(FieldError::required(format!("{path}.operation"), "must not be empty")),
             "Apply" | "Update" => {}
             other => {
-                errors.push(FieldError::not_supported(format!("{path}.operation"), other, &["Apply", "Update"]));
+                errors.push(FieldError::not_supported(
+                    format!("{path}.operation"),
+                    other,
+                    &["Apply", "Update"],
+                ));
             }
         }
         let fields_type = text("fieldsType");
@@ -131,7 +135,10 @@ mod tests {
         let good = json!([{"manager": "m", "operation": "Update", "apiVersion": "v1", "fieldsType": "FieldsV1", "fieldsV1": {"f:a": {}}}]);
         let mut object = json!({"metadata": {"managedFields": [{"manager": "m", "operation": "Fix"}]}});
         let warning = restore_if_invalid(Some(&good), &mut object).unwrap();
-        assert!(warning.ends_with("please fix your requests: operation must be `Apply` or `Update`"), "{warning}");
+        assert!(
+            warning.ends_with("please fix your requests: operation must be `Apply` or `Update`"),
+            "{warning}"
+        );
         assert_eq!(object["metadata"]["managedFields"], good);
         assert_eq!(restore_if_invalid(None, &mut object), None);
         assert_eq!(object["metadata"]["managedFields"], good);

@@ -27,18 +27,17 @@ fn number(f: &mut fmt::Formatter<'_>, n: &serde_json::Number) -> fmt::Result {
     match n.as_f64() {
         Some(float) if n.is_f64() => {
             let exponent = if float == 0.0 { 0.0 } else { float.abs().log10().floor() };
-            if exponent < -4.0 || exponent >= 21.0 {
-                // Go writes at least two digits of exponent and its sign
-                let text = format!("{float:e}");
-                let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
-                let (sign, digits) = match exponent.strip_prefix('-') {
-                    Some(digits) => ('-', digits),
-                    None => ('+', exponent),
-                };
-                write!(f, "{mantissa}e{sign}{digits:0>2}")
-            } else {
-                write!(f, "{float}")
+            if (-4.0..21.0).contains(&exponent) {
+                return write!(f, "{float}");
             }
+            // Go writes at least two digits of exponent and its sign
+            let text = format!("{float:e}");
+            let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+            let (sign, digits) = match exponent.strip_prefix('-') {
+                Some(digits) => ('-', digits),
+                None => ('+', exponent),
+            };
+            write!(f, "{mantissa}e{sign}{digits:0>2}")
         }
         _ => write!(f, "{n}"),
     }
@@ -111,7 +110,11 @@ mod tests {
     fn prints_as_go_does() {
         let cases = [
             (json!(null), "<nil>", "interface {}(nil)"),
-            (json!({"b": [1, "x", true], "a": null}), "map[a:<nil> b:[1 x true]]", r#"map[string]interface {}{"a":interface {}(nil), "b":[]interface {}{1, "x", true}}"#),
+            (
+                json!({"b": [1, "x", true], "a": null}),
+                "map[a:<nil> b:[1 x true]]",
+                r#"map[string]interface {}{"a":interface {}(nil), "b":[]interface {}{1, "x", true}}"#,
+            ),
             (json!(1.5), "1.5", "1.5"),
             (json!(1.0), "1", "1"),
             (json!(1e30), "1e+30", "1e+30"),

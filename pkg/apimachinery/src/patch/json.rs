@@ -42,7 +42,9 @@ pub enum JsonPatchError {
         key: String,
     },
     /// The last part of a path into an array is no index of it.
-    #[error("error in {op} for path: '{path}': Unable to access invalid index: {index}: invalid index referenced")]
+    #[error(
+        "error in {op} for path: '{path}': Unable to access invalid index: {index}: invalid index referenced"
+    )]
     Index {
         /// The operation.
         op: &'static str,
@@ -58,7 +60,9 @@ pub enum JsonPatchError {
     #[error("replace operation value must be object or array")]
     Root,
     /// Copies add up to more than the limit.
-    #[error("Unable to complete the copy, the accumulated size increase of copy is {0}, exceeding the limit {MAX_COPY_BYTES}")]
+    #[error(
+        "Unable to complete the copy, the accumulated size increase of copy is {0}, exceeding the limit {MAX_COPY_BYTES}"
+    )]
     CopySize(usize),
 }
 
@@ -242,8 +246,11 @@ fn decode(part: &str) -> String {
 /// The index a part means in an array with `len` places; negative ones count from the end.
 fn index_of(part: &str, len: usize) -> Option<usize> {
     let index: i64 = part.parse().ok()?;
-    let index =
-        if index < 0 { len.checked_sub(usize::try_from(index.unsigned_abs()).ok()?)? } else { usize::try_from(index).ok()? };
+    let index = if index < 0 {
+        len.checked_sub(usize::try_from(index.unsigned_abs()).ok()?)?
+    } else {
+        usize::try_from(index).ok()?
+    };
     (index < len).then_some(index)
 }
 
@@ -276,32 +283,96 @@ mod tests {
         // document, operations, result or the start of the error
         let cases = [
             (json!({"a": 1}), json!([{"op": "add", "path": "/b", "value": 2}]), Ok(json!({"a": 1, "b": 2}))),
-            (json!({"a": [1, 3]}), json!([{"op": "add", "path": "/a/1", "value": 2}]), Ok(json!({"a": [1, 2, 3]}))),
+            (
+                json!({"a": [1, 3]}),
+                json!([{"op": "add", "path": "/a/1", "value": 2}]),
+                Ok(json!({"a": [1, 2, 3]})),
+            ),
             (json!({"a": [1]}), json!([{"op": "add", "path": "/a/-", "value": 2}]), Ok(json!({"a": [1, 2]}))),
-            (json!({"a": [1]}), json!([{"op": "add", "path": "/a/-1", "value": 2}]), Ok(json!({"a": [1, 2]}))),
-            (json!({"a": [1]}), json!([{"op": "add", "path": "/a/-2", "value": 2}]), Ok(json!({"a": [2, 1]}))),
-            (json!({"a": [1]}), json!([{"op": "add", "path": "/a/-3", "value": 2}]), Err("error in add for path: '/a/-3'")),
-            (json!({"a": [1]}), json!([{"op": "add", "path": "/a/2", "value": 2}]), Err("error in add for path: '/a/2': Unable to access invalid index: 2")),
-            (json!({}), json!([{"op": "add", "path": "/a/b", "value": 2}]), Err("add operation does not apply: doc is missing path: \"/a/b\": missing value")),
-            (json!({"a": "s"}), json!([{"op": "add", "path": "/a/b", "value": 2}]), Err("add operation does not apply")),
+            (
+                json!({"a": [1]}),
+                json!([{"op": "add", "path": "/a/-1", "value": 2}]),
+                Ok(json!({"a": [1, 2]})),
+            ),
+            (
+                json!({"a": [1]}),
+                json!([{"op": "add", "path": "/a/-2", "value": 2}]),
+                Ok(json!({"a": [2, 1]})),
+            ),
+            (
+                json!({"a": [1]}),
+                json!([{"op": "add", "path": "/a/-3", "value": 2}]),
+                Err("error in add for path: '/a/-3'"),
+            ),
+            (
+                json!({"a": [1]}),
+                json!([{"op": "add", "path": "/a/2", "value": 2}]),
+                Err("error in add for path: '/a/2': Unable to access invalid index: 2"),
+            ),
+            (
+                json!({}),
+                json!([{"op": "add", "path": "/a/b", "value": 2}]),
+                Err("add operation does not apply: doc is missing path: \"/a/b\": missing value"),
+            ),
+            (
+                json!({"a": "s"}),
+                json!([{"op": "add", "path": "/a/b", "value": 2}]),
+                Err("add operation does not apply"),
+            ),
             (json!({}), json!([{"op": "add", "path": "", "value": {}}]), Err("add operation does not apply")),
-            (json!({}), json!([{"op": "add", "value": {}}]), Err("add operation failed to decode path: missing value")),
+            (
+                json!({}),
+                json!([{"op": "add", "value": {}}]),
+                Err("add operation failed to decode path: missing value"),
+            ),
             (json!({}), json!([{"op": "add", "path": "/x~1y~0z"}]), Ok(json!({"x/y~z": null}))),
             (json!({"b": 1}), json!([{"op": "remove", "path": "a/b"}]), Ok(json!({}))),
             (json!({"a": [1, 2, 3]}), json!([{"op": "remove", "path": "/a/-1"}]), Ok(json!({"a": [1, 2]}))),
-            (json!({}), json!([{"op": "remove", "path": "/a"}]), Err("error in remove for path: '/a': Unable to remove nonexistent key: a: missing value")),
+            (
+                json!({}),
+                json!([{"op": "remove", "path": "/a"}]),
+                Err("error in remove for path: '/a': Unable to remove nonexistent key: a: missing value"),
+            ),
             (json!({}), json!([{"op": "replace", "path": "/a", "value": 1}]), Ok(json!({"a": 1}))),
-            (json!({"a": []}), json!([{"op": "replace", "path": "/a/0", "value": 1}]), Err("replace operation does not apply")),
-            (json!({"a": [1]}), json!([{"op": "replace", "path": "/a/-1", "value": 5}]), Ok(json!({"a": [5]}))),
+            (
+                json!({"a": []}),
+                json!([{"op": "replace", "path": "/a/0", "value": 1}]),
+                Err("replace operation does not apply"),
+            ),
+            (
+                json!({"a": [1]}),
+                json!([{"op": "replace", "path": "/a/-1", "value": 5}]),
+                Ok(json!({"a": [5]})),
+            ),
             (json!({"a": 1}), json!([{"op": "replace", "path": "", "value": {"b": 1}}]), Ok(json!({"b": 1}))),
-            (json!({"a": 1}), json!([{"op": "replace", "path": "", "value": 7}]), Err("replace operation value")),
-            (json!({"a": {"x": 1}}), json!([{"op": "move", "from": "/a/x", "path": "/b"}]), Ok(json!({"a": {}, "b": 1}))),
+            (
+                json!({"a": 1}),
+                json!([{"op": "replace", "path": "", "value": 7}]),
+                Err("replace operation value"),
+            ),
+            (
+                json!({"a": {"x": 1}}),
+                json!([{"op": "move", "from": "/a/x", "path": "/b"}]),
+                Ok(json!({"a": {}, "b": 1})),
+            ),
             (json!({}), json!([{"op": "move", "from": "/a", "path": "/b"}]), Err("error in move for path")),
-            (json!({"a": [1]}), json!([{"op": "copy", "from": "/a", "path": "/b"}]), Ok(json!({"a": [1], "b": [1]}))),
+            (
+                json!({"a": [1]}),
+                json!([{"op": "copy", "from": "/a", "path": "/b"}]),
+                Ok(json!({"a": [1], "b": [1]})),
+            ),
             (json!({"a": 1}), json!([{"op": "test", "path": "/a", "value": 1}]), Ok(json!({"a": 1}))),
-            (json!({"a": 1}), json!([{"op": "test", "path": "/a", "value": 1.0}]), Err("testing value /a failed: test failed")),
+            (
+                json!({"a": 1}),
+                json!([{"op": "test", "path": "/a", "value": 1.0}]),
+                Err("testing value /a failed: test failed"),
+            ),
             (json!({"a": 1}), json!([{"op": "test", "path": "/b", "value": null}]), Ok(json!({"a": 1}))),
-            (json!({"a": {"b": [1]}}), json!([{"op": "test", "path": "", "value": {"a": {"b": [1]}}}]), Ok(json!({"a": {"b": [1]}}))),
+            (
+                json!({"a": {"b": [1]}}),
+                json!([{"op": "test", "path": "", "value": {"a": {"b": [1]}}}]),
+                Ok(json!({"a": {"b": [1]}})),
+            ),
             (json!({"a": 1}), json!([{"op": "jump", "path": "/a"}]), Err("Unexpected kind: jump")),
             (json!({"a": 1}), json!([{"path": "/a"}]), Err("Unexpected kind: unknown")),
             (json!({"a": 1}), json!([7]), Err("Unexpected kind: unknown")),

@@ -93,7 +93,9 @@ impl Patch {
         };
         let body = match (kind, body) {
             (PatchType::Json, Value::Array(operations)) => {
-                if let Some(other) = operations.iter().find(|operation| !operation.is_object() && !operation.is_null()) {
+                if let Some(other) =
+                    operations.iter().find(|operation| !operation.is_object() && !operation.is_null())
+                {
                     return refused("jsonpatch.Operation", other);
                 }
                 if operations.len() > MAX_JSON_PATCH_OPERATIONS {
@@ -172,9 +174,9 @@ fn unprocessable() -> Status {
 
 fn strategic_status(error: StrategicError) -> Status {
     match error {
-        StrategicError::PrimitiveListFormat | StrategicError::RetainKeysFormat | StrategicError::SetOrderFormat => {
-            Status::bad_request(error.to_string())
-        }
+        StrategicError::PrimitiveListFormat
+        | StrategicError::RetainKeysFormat
+        | StrategicError::SetOrderFormat => Status::bad_request(error.to_string()),
         StrategicError::ListOfLists => unprocessable(),
         other => Status::new(500, Reason::Unknown, other.to_string()),
     }
@@ -205,5 +207,7 @@ pub fn apply_patch(
     Patch::parse(kind, body)?.apply(current, schema, root)
 }
 
+#[cfg(test)]
+mod laws;
 #[cfg(test)]
 mod tests;

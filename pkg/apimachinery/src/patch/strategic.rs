@@ -5,7 +5,7 @@
 //! nulls ignored). `current` and `patch` are consumed piece by piece; where Go's random map order would decide between
 //! a field and its directives, the directives (`$...`, which sort first) win.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::gotext::{Plain, type_name};
 use super::order::Ordered;
@@ -156,7 +156,7 @@ impl<'s> Merger<'s> {
                 (None, None) => continue,
                 (old, new) => element_kind(&[old.map_or(&[], Vec::as_slice), new.map_or(&[], Vec::as_slice)]),
             };
-            let server_order = old.cloned().unwrap_or_default();
+            let server_order = order_left_behind(old, new, &meta);
             let merged = match (take_list(current, field), take_list(patch, field)) {
                 (Some(old), None) => old,
                 (None, Some(new)) => new.into_iter().filter_map(without_directives).collect(),
@@ -169,7 +169,13 @@ impl<'s> Merger<'s> {
         Ok(())
     }
 
-    fn merge_list(&self, old: Vec<Value>, new: Vec<Value>, meta: &Meta<'_>, deletes: bool) -> Result<Vec<Value>> {
+    fn merge_list(
+        &self,
+        old: Vec<Value>,
+        new: Vec<Value>,
+        meta: &Meta<'_>,
+        deletes: bool,
+    ) -> Result<Vec<Value>> {
         if old.is_empty() && new.is_empty() {
             return Ok(old);
         }
@@ -315,7 +321,7 @@ fn set_or_drop(map: &mut Map, key: String, value: Value) {
 fn retain_keys(current: &mut Map, patch: &mut Map) -> Result<()> {
     let Some(directive) = patch.remove(RETAIN_KEYS) else { return Ok(()) };
     let Value::Array(listed) = directive else { return Err(StrategicError::RetainKeysFormat) };
-    let listed: std::collections::BTreeSet<&str> = listed.iter().filter_map(Value::as_str).collect();
+    let listed: BTreeSet<&str> = listed.iter().filter_map(Value::as_str).collect();
     let all_listed = patch.iter().all(|(key, value)| {
         value.is_null()
             || key.starts_with(DELETE_FROM_LIST)
@@ -331,7 +337,11 @@ fn retain_keys(current: &mut Map, patch: &mut Map) -> Result<()> {
 
 /// Items with `$patch` are instructions: deletes remove the old items of their key, one `replace` drops all old ones.
 /// Answers the old items left and the new ones to merge.
-fn list_directives(mut old: Vec<Value>, new: Vec<Value>, merge_key: &str) -> Result<(Vec<Value>, Vec<Value>)> {
+fn list_directives(
+    mut old: Vec<Value>,
+    new: Vec<Value>,
+    merge_key: &str,
+) -> Result<(Vec<Value>, Vec<Value>)> {
     let mut plain = Vec::with_capacity(new.len());
     let mut deleted = Vec::new();
     let mut replace = false;
@@ -353,19 +363,42 @@ fn list_directives(mut old: Vec<Value>, new: Vec<Value>, merge_key: &str) -> Res
         if let Some(index) = old.iter().position(|item| !item.is_object()) {
             return Err(StrategicError::ItemNotMap(index));
         }
-        let deleted: std::collections::BTreeSet<Ordered<'_>> = deleted.iter().map(Ordered).collect();
+        let deleted: BTreeSet<Ordered<'_>> = deleted.iter().map(Ordered).collect();
         old.retain(|item| item.get(merge_key).is_none_or(|key| !deleted.contains(&Ordered(key))));
     }
     if replace { Ok((plain, Vec::new())) } else { Ok((old, plain)) }
 }
 
+/// The server's order that `$setElementOrder` is reconciled with: the old items, less those the patch deletes. As many
+/// of the patch's additions as it deletes take their places at the end of it: upstream reuses the list's memory, and
+/// its results depend on that.
+fn order_left_behind(old: Option<&Vec<Value>>, new: Option<&Vec<Value>>, meta: &Meta<'_>) -> Vec<Value> {
+    let old = old.map_or(&[][..], Vec::as_slice);
+    let new = new.map_or(&[][..], Vec::as_slice);
+    if meta.merge_key.is_empty() || !meta.merges_lists() {
+        return old.to_vec();
+    }
+    let is_deletion = |item: &&Value| item.get(DIRECTIVE).and_then(Value::as_str) == Some("delete");
+    let key = |item| key_of(item, meta.merge_key).map(Ordered);
+    let deleted: BTreeSet<Ordered<'_>> = new.iter().filter(is_deletion).filter_map(key).collect();
+    let (gone, kept): (Vec<&Value>, Vec<&Value>) =
+        old.iter().partition(|item| key(item).is_some_and(|key| deleted.contains(&key)));
+    let known: BTreeSet<Ordered<'_>> = kept.iter().filter_map(|item| key(item)).collect();
+    let added = new
+        .iter()
+        .filter(|item| item.get(DIRECTIVE).is_none())
+        .filter(|item| key(item).is_some_and(|key| !known.contains(&key)))
+        .take(gone.len());
+    kept.iter().copied().chain(added).cloned().collect()
+}
+
 /// Lists of scalars merge as sets and delete as sets.
 fn merge_scalars(old: Vec<Value>, new: Vec<Value>, deletes: bool) -> Vec<Value> {
-    let named: std::collections::BTreeSet<Ordered<'_>> = new.iter().map(Ordered).collect();
+    let named: BTreeSet<Ordered<'_>> = new.iter().map(Ordered).collect();
     if deletes {
         return old.into_iter().filter(|item| !named.contains(&Ordered(item))).collect();
     }
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     let all: Vec<&Value> = old.iter().chain(&new).filter(|item| seen.insert(Ordered(item))).collect();
     let position = positions(&old, "");
     let order = positions(&new, "");
@@ -473,7 +506,8 @@ fn element_kind(lists: &[&[Value]]) -> Result<Kind> {
         return Err(StrategicError::ListOfLists);
     }
     if first.is_null() || items.any(|item| type_name(item) != type_name(first)) {
-        let shown: Vec<String> = lists.iter().map(|list| Plain(&Value::Array(list.to_vec())).to_string()).collect();
+        let shown: Vec<String> =
+            lists.iter().map(|list| Plain(&Value::Array(list.to_vec())).to_string()).collect();
         return Err(StrategicError::MixedList(format!("[{}]", shown.join(" "))));
     }
     Ok(if first.is_object() { Kind::Maps } else { Kind::Scalars })
@@ -484,10 +518,10 @@ fn check_order(patch: &[Value], order: &[Value], merge_key: &str) -> Result<()> 
     if patch.is_empty() || order.is_empty() {
         return Ok(());
     }
-    if !merge_key.is_empty() {
-        if let Some(other) = patch.iter().find(|item| !item.is_object()) {
-            return Err(wrong_type("map[string]interface {}", other));
-        }
+    if !merge_key.is_empty()
+        && let Some(other) = patch.iter().find(|item| !item.is_object())
+    {
+        return Err(wrong_type("map[string]interface {}", other));
     }
     let mut order_left = order.iter();
     for item in patch.iter().filter(|item| item.get(DIRECTIVE).is_none()) {

@@ -10,7 +10,7 @@ use crate::schema::{
 /// A type with every patch strategy: `containers` (merge by name, with `ports` merged by containerPort and `args`
 /// replaced), `finalizers` (a set), `strategy` (retainKeys), `volumes` (merge, retainKeys), `selector` (replace),
 /// `labels` (a map), `conditions` (replaced list), `raw`.
-fn schema() -> (Schema, NodeId) {
+pub(super) fn schema() -> (Schema, NodeId) {
     let mut schema = Schema::new();
     let string = schema.push(Node::new("", NodeKind::Scalar(Scalar::String)));
     let int = schema.push(Node::new("", NodeKind::Scalar(Scalar::Int32)));
@@ -30,8 +30,11 @@ fn schema() -> (Schema, NodeId) {
         ..Field::new(node)
     };
     let strings = list(&mut schema, string);
-    let port =
-        object(&mut schema, "p.Port", vec![("containerPort", Field::new(int)), ("protocol", Field::new(string))]);
+    let port = object(
+        &mut schema,
+        "p.Port",
+        vec![("containerPort", Field::new(int)), ("protocol", Field::new(string))],
+    );
     let ports = list(&mut schema, port);
     let container = object(
         &mut schema,
@@ -45,12 +48,19 @@ fn schema() -> (Schema, NodeId) {
     );
     let containers = list(&mut schema, container);
     let rolling = object(&mut schema, "p.Rolling", vec![("maxSurge", Field::new(int))]);
-    let strategy =
-        object(&mut schema, "p.Strategy", vec![("type", Field::new(string)), ("rollingUpdate", Field::new(rolling))]);
+    let strategy = object(
+        &mut schema,
+        "p.Strategy",
+        vec![("type", Field::new(string)), ("rollingUpdate", Field::new(rolling))],
+    );
     let volume = object(
         &mut schema,
         "p.Volume",
-        vec![("name", Field::new(string)), ("emptyDir", Field::new(labels)), ("hostPath", Field::new(labels))],
+        vec![
+            ("name", Field::new(string)),
+            ("emptyDir", Field::new(labels)),
+            ("hostPath", Field::new(labels)),
+        ],
     );
     let volumes = list(&mut schema, volume);
     let root = object(
@@ -82,15 +92,27 @@ fn strategic_merges() {
         // scalars, maps, nulls
         (json!({"replicas": 1}), json!({"replicas": 2}), json!({"replicas": 2})),
         (json!({"replicas": 1}), json!({"replicas": null, "labels": null}), json!({})),
-        (json!({"labels": {"a": "1", "b": "2"}}), json!({"labels": {"a": null, "c": "3"}}), json!({"labels": {"b": "2", "c": "3"}})),
+        (
+            json!({"labels": {"a": "1", "b": "2"}}),
+            json!({"labels": {"a": null, "c": "3"}}),
+            json!({"labels": {"b": "2", "c": "3"}}),
+        ),
         (json!({}), json!({"labels": {"a": null, "c": "3"}}), json!({"labels": {"c": "3"}})),
-        (json!({"labels": {"a": "1"}}), json!({"labels": {"$patch": "replace", "b": "2"}}), json!({"labels": {"b": "2"}})),
+        (
+            json!({"labels": {"a": "1"}}),
+            json!({"labels": {"$patch": "replace", "b": "2"}}),
+            json!({"labels": {"b": "2"}}),
+        ),
         (json!({"labels": {"a": "1"}}), json!({"labels": {"$patch": "delete"}}), json!({"labels": {}})),
         (json!({}), json!({"labels": {"$patch": "delete"}}), json!({})),
         (json!({"replicas": 1}), json!({"$patch": "replace", "labels": {}}), json!({"labels": {}})),
         (json!({"selector": {"a": "1"}}), json!({"selector": {"b": "2"}}), json!({"selector": {"b": "2"}})),
         // a list without strategy is replaced
-        (json!({"conditions": [{"name": "a"}]}), json!({"conditions": [{"name": "b"}]}), json!({"conditions": [{"name": "b"}]})),
+        (
+            json!({"conditions": [{"name": "a"}]}),
+            json!({"conditions": [{"name": "b"}]}),
+            json!({"conditions": [{"name": "b"}]}),
+        ),
         // lists of objects merge by key; an item of the server stands before the first item of the patch that it
         // stood before already, else last
         (
@@ -114,8 +136,16 @@ fn strategic_merges() {
             json!({"containers": [{"name": "a", "ports": [{"containerPort": 80, "protocol": "UDP"}, {"containerPort": 443}]}]}),
         ),
         // lists of scalars merge as sets
-        (json!({"finalizers": ["a", "b"]}), json!({"finalizers": ["c", "b"]}), json!({"finalizers": ["c", "a", "b"]})),
-        (json!({"finalizers": ["a", "b", "c"]}), json!({"$deleteFromPrimitiveList/finalizers": ["a", "x"]}), json!({"finalizers": ["b", "c"]})),
+        (
+            json!({"finalizers": ["a", "b"]}),
+            json!({"finalizers": ["c", "b"]}),
+            json!({"finalizers": ["c", "a", "b"]}),
+        ),
+        (
+            json!({"finalizers": ["a", "b", "c"]}),
+            json!({"$deleteFromPrimitiveList/finalizers": ["a", "x"]}),
+            json!({"finalizers": ["b", "c"]}),
+        ),
         (
             json!({"finalizers": ["a", "b", "c"]}),
             json!({"$deleteFromPrimitiveList/finalizers": ["a"], "finalizers": ["d"]}),
@@ -146,6 +176,12 @@ fn strategic_merges() {
             json!({"$setElementOrder/containers": [{"name": "a"}], "containers": [{"name": "a"}, {"name": "z", "$patch": "delete"}]}),
             json!({"containers": [{"name": "a"}]}),
         ),
+        // what is added takes the place of what is deleted in the server's order
+        (
+            json!({"containers": [{"name": "a"}, {"name": "b"}, {"name": "c"}]}),
+            json!({"$setElementOrder/containers": [{"name": "b"}, {"name": "n"}], "containers": [{"name": "n"}, {"name": "a", "$patch": "delete"}]}),
+            json!({"containers": [{"name": "b"}, {"name": "c"}, {"name": "n"}]}),
+        ),
         (json!({"replicas": 1}), json!({"$setElementOrder/containers": []}), json!({"replicas": 1})),
         // $retainKeys
         (
@@ -160,7 +196,11 @@ fn strategic_merges() {
         ),
         // another type than before
         (json!({"raw": {"a": 1}}), json!({"raw": [1, {"b": null}]}), json!({"raw": [1, {}]})),
-        (json!({"raw": {"a": 1}}), json!({"raw": {"a": 2, "b": {"c": 1}}}), json!({"raw": {"a": 2, "b": {"c": 1}}})),
+        (
+            json!({"raw": {"a": 1}}),
+            json!({"raw": {"a": 2, "b": {"c": 1}}}),
+            json!({"raw": {"a": 2, "b": {"c": 1}}}),
+        ),
     ];
     for (current, patch, wanted) in cases {
         let got = strategic(&current, &patch).unwrap_or_else(|e| panic!("{current} {patch}: {e}"));
@@ -171,16 +211,61 @@ fn strategic_merges() {
 #[test]
 fn strategic_errors() {
     let cases = [
-        (json!({"containers": [{"name": "a"}]}), json!({"containers": [{"image": "x"}]}), 500, "map: map[image:x] does not contain declared merge key: name"),
-        (json!({"containers": [{"name": "a"}]}), json!({"containers": [{"name": "a", "$patch": "burn"}]}), 500, "unknown patch type: burn in map: map[$patch:burn name:a]"),
-        (json!({"containers": [{"name": "a"}]}), json!({"containers": [{"name": "a", "$patch": "merge"}]}), 500, "merging lists cannot yet be specified in the patch"),
-        (json!({"labels": {"a": "1"}}), json!({"labels": {"$patch": "merge"}}), 500, "unknown patch type: merge in map: map[$patch:merge]"),
-        (json!({"finalizers": ["a"]}), json!({"finalizers": [["b"]]}), 500, "list element types are not identical: [[a] [[b]]]"),
-        (json!({"finalizers": [["a"]]}), json!({"finalizers": [["b"]]}), 422, "the server rejected our request due to an error in our request"),
-        (json!({}), json!({"$deleteFromPrimitiveList": ["b"]}), 400, "invalid patch format of primitive list"),
+        (
+            json!({"containers": [{"name": "a"}]}),
+            json!({"containers": [{"image": "x"}]}),
+            500,
+            "map: map[image:x] does not contain declared merge key: name",
+        ),
+        (
+            json!({"containers": [{"name": "a"}]}),
+            json!({"containers": [{"name": "a", "$patch": "burn"}]}),
+            500,
+            "unknown patch type: burn in map: map[$patch:burn name:a]",
+        ),
+        (
+            json!({"containers": [{"name": "a"}]}),
+            json!({"containers": [{"name": "a", "$patch": "merge"}]}),
+            500,
+            "merging lists cannot yet be specified in the patch",
+        ),
+        (
+            json!({"labels": {"a": "1"}}),
+            json!({"labels": {"$patch": "merge"}}),
+            500,
+            "unknown patch type: merge in map: map[$patch:merge]",
+        ),
+        (
+            json!({"finalizers": ["a"]}),
+            json!({"finalizers": [["b"]]}),
+            500,
+            "list element types are not identical: [[a] [[b]]]",
+        ),
+        (
+            json!({"finalizers": [["a"]]}),
+            json!({"finalizers": [["b"]]}),
+            422,
+            "the server rejected our request due to an error in our request",
+        ),
+        (
+            json!({}),
+            json!({"$deleteFromPrimitiveList": ["b"]}),
+            400,
+            "invalid patch format of primitive list",
+        ),
         (json!({}), json!({"$setElementOrder": ["b"]}), 400, "invalid patch format of setElementOrder list"),
-        (json!({}), json!({"$setElementOrder/containers": 5}), 500, "expected a []interface {}, but received a int64"),
-        (json!({}), json!({"$retainKeys": ["replicas"], "labels": {}}), 400, "invalid patch format of retainKeys"),
+        (
+            json!({}),
+            json!({"$setElementOrder/containers": 5}),
+            500,
+            "expected a []interface {}, but received a int64",
+        ),
+        (
+            json!({}),
+            json!({"$retainKeys": ["replicas"], "labels": {}}),
+            400,
+            "invalid patch format of retainKeys",
+        ),
         (json!({}), json!({"$retainKeys": 1}), 400, "invalid patch format of retainKeys"),
         (
             json!({"finalizers": ["a"]}),
@@ -188,7 +273,12 @@ fn strategic_errors() {
             500,
             "The order in patch list:\n[a b]\n doesn't match $setElementOrder list:\n[b a]\n",
         ),
-        (json!({"raw": {"a": {"b": 1}}}), json!({"raw": {"a": {"b": 2}}}), 500, "unable to find api field in struct RawExtension for the json field \"a\""),
+        (
+            json!({"raw": {"a": {"b": 1}}}),
+            json!({"raw": {"a": {"b": 2}}}),
+            500,
+            "unable to find api field in struct RawExtension for the json field \"a\"",
+        ),
     ];
     for (current, patch, code, message) in cases {
         let error = strategic(&current, &patch).expect_err(&patch.to_string());
@@ -201,20 +291,51 @@ fn bodies() {
     let (schema, root) = schema();
     let many = format!("[{}]", vec![r#"{"op":"test","path":"/x"}"#; 10_001].join(","));
     let cases = [
-        (PatchType::Json, r#"[{"op":"test","path":"/replicas","value":2}]"#, 422, "the server rejected our request due to an error in our request"),
-        (PatchType::Json, "{}", 400, "error decoding patch: json: cannot unmarshal object into Go value of type jsonpatch.Patch"),
-        (PatchType::Json, "[1]", 400, "error decoding patch: json: cannot unmarshal number into Go value of type jsonpatch.Operation"),
+        (
+            PatchType::Json,
+            r#"[{"op":"test","path":"/replicas","value":2}]"#,
+            422,
+            "the server rejected our request due to an error in our request",
+        ),
+        (
+            PatchType::Json,
+            "{}",
+            400,
+            "error decoding patch: json: cannot unmarshal object into Go value of type jsonpatch.Patch",
+        ),
+        (
+            PatchType::Json,
+            "[1]",
+            400,
+            "error decoding patch: json: cannot unmarshal number into Go value of type jsonpatch.Operation",
+        ),
         (PatchType::Json, "[", 400, "error decoding patch: EOF while parsing a list at line 1 column 1"),
-        (PatchType::Json, many.as_str(), 413, "The allowed maximum operations in a JSON patch is 10000, got 10001"),
-        (PatchType::Merge, "[]", 400, "error decoding patch: json: cannot unmarshal array into Go value of type map[string]interface {}"),
-        (PatchType::StrategicMerge, "null", 400, "error decoding patch: json: cannot unmarshal null into Go value of type map[string]interface {}"),
+        (
+            PatchType::Json,
+            many.as_str(),
+            413,
+            "The allowed maximum operations in a JSON patch is 10000, got 10001",
+        ),
+        (
+            PatchType::Merge,
+            "[]",
+            400,
+            "error decoding patch: json: cannot unmarshal array into Go value of type map[string]interface {}",
+        ),
+        (
+            PatchType::StrategicMerge,
+            "null",
+            400,
+            "error decoding patch: json: cannot unmarshal null into Go value of type map[string]interface {}",
+        ),
     ];
     for (kind, body, code, message) in cases {
         let error = apply_patch(kind, body.as_bytes(), &json!({"replicas": 1}), &schema, root).unwrap_err();
         assert_eq!((error.code, error.message.as_str()), (code, message));
     }
     let patched =
-        apply_patch(PatchType::Merge, br#"{"labels":{"a":"b"}}"#, &json!({"replicas": 1}), &schema, root).unwrap();
+        apply_patch(PatchType::Merge, br#"{"labels":{"a":"b"}}"#, &json!({"replicas": 1}), &schema, root)
+            .unwrap();
     assert_eq!(patched, json!({"replicas": 1, "labels": {"a": "b"}}));
     let patch = Patch::parse(PatchType::Json, br#"[{"op":"add","path":"/a","valu":1}]"#).unwrap();
     assert_eq!(patch.unknown_fields(), [r#"json patch unknown field "[0].valu""#]);

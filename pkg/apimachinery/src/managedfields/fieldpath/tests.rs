@@ -41,7 +41,17 @@ fn json_form_is_read_leniently_where_upstream_does() {
     for (fields, text) in cases {
         assert_eq!(set(&fields).to_json(), text);
     }
-    for bad in [json!({"a": {}}), json!({"": {}}), json!({"fa:b": {}}), json!({"i:x": {}}), json!({"v:": {}}), json!({"k:[]": {}}), json!({"v:1 2": {}}), json!([]), json!({"f:a": 1})] {
+    for bad in [
+        json!({"a": {}}),
+        json!({"": {}}),
+        json!({"fa:b": {}}),
+        json!({"i:x": {}}),
+        json!({"v:": {}}),
+        json!({"k:[]": {}}),
+        json!({"v:1 2": {}}),
+        json!([]),
+        json!({"f:a": 1}),
+    ] {
         assert!(Set::from_fields_v1(&bad).is_err(), "{bad}");
     }
 }
@@ -50,7 +60,14 @@ fn json_form_is_read_leniently_where_upstream_does() {
 fn algebra() {
     // a, b, union, intersection, difference, recursive difference
     let cases = [
-        (json!({"f:a": {}}), json!({"f:b": {}}), json!({"f:a": {}, "f:b": {}}), json!({}), json!({"f:a": {}}), json!({"f:a": {}})),
+        (
+            json!({"f:a": {}}),
+            json!({"f:b": {}}),
+            json!({"f:a": {}, "f:b": {}}),
+            json!({}),
+            json!({"f:a": {}}),
+            json!({"f:a": {}}),
+        ),
         (
             json!({"f:a": {".": {}, "f:b": {}}}),
             json!({"f:a": {}}),
@@ -87,7 +104,9 @@ fn algebra() {
 
 #[test]
 fn paths() {
-    let fields = set(&json!({"f:spec": {".": {}, "f:c": {"k:{\"name\":\"a\"}": {".": {}, "f:image": {}}}, "f:z": {}}, "f:x": {"v:1": {}, "i:3": {}}}));
+    let fields = set(
+        &json!({"f:spec": {".": {}, "f:c": {"k:{\"name\":\"a\"}": {".": {}, "f:image": {}}}, "f:z": {}}, "f:x": {"v:1": {}, "i:3": {}}}),
+    );
     let mut shown = Vec::new();
     fields.for_each(&mut |path| shown.push(Path(path).to_string()));
     assert_eq!(

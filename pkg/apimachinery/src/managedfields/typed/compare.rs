@@ -41,13 +41,13 @@ impl Diff {
 
 impl Typed<'_> {
     /// What `new` changes of `old`, both of type `ty`.
-    pub(in crate::managedfields) fn compare(&self, ty: Type, old: &Value, new: &Value) -> Diff {
+    pub(in crate::managedfields) fn compare(self, ty: Type, old: &Value, new: &Value) -> Diff {
         let mut diff = Diff::default();
         self.differ(ty, Some(old), Some(new), &mut diff);
         diff
     }
 
-    fn differ(&self, ty: Type, old: Option<&Value>, new: Option<&Value>, below: &mut Diff) -> Change {
+    fn differ(self, ty: Type, old: Option<&Value>, new: Option<&Value>, below: &mut Diff) -> Change {
         let mut leaf = false;
         match (old, new) {
             (None, None) => return Change::Kept,
@@ -73,7 +73,7 @@ impl Typed<'_> {
     }
 
     /// Fills in what is below; true when the two are leaves in this shape.
-    fn differ_as(&self, shape: Shape<'_>, old: Option<&Value>, new: Option<&Value>, below: &mut Diff) -> bool {
+    fn differ_as(self, shape: Shape<'_>, old: Option<&Value>, new: Option<&Value>, below: &mut Diff) -> bool {
         if shape.is_leaf() {
             return true;
         }
@@ -100,7 +100,7 @@ impl Typed<'_> {
         }
     }
 
-    fn differ_maps(&self, shape: &MapShape<'_>, old: Option<&Map>, new: Option<&Map>, below: &mut Diff) {
+    fn differ_maps(self, shape: &MapShape<'_>, old: Option<&Map>, new: Option<&Map>, below: &mut Diff) {
         let mut old = old.into_iter().flatten().peekable();
         let mut new = new.into_iter().flatten().peekable();
         loop {
@@ -120,7 +120,14 @@ impl Typed<'_> {
         }
     }
 
-    fn differ_lists(&self, item: Type, identity: Identity<'_>, old: &[Value], new: &[Value], below: &mut Diff) {
+    fn differ_lists(
+        self,
+        item: Type,
+        identity: Identity<'_>,
+        old: &[Value],
+        new: &[Value],
+        below: &mut Diff,
+    ) {
         let mut by_element: BTreeMap<PathElement, (Vec<&Value>, Vec<&Value>)> = BTreeMap::new();
         for value in old {
             if let Ok(element) = self.element(item, identity, value) {
@@ -136,7 +143,9 @@ impl Typed<'_> {
             let mut children = Diff::default();
             // items that occur several times are compared as one field
             let change = match (old.len(), new.len()) {
-                (0 | 1, 0 | 1) => self.differ(item, old.first().copied(), new.first().copied(), &mut children),
+                (0 | 1, 0 | 1) => {
+                    self.differ(item, old.first().copied(), new.first().copied(), &mut children)
+                }
                 (2.., 2..) => {
                     let same = old.len() == new.len() && old.iter().zip(&new).all(|(a, b)| equal(a, b));
                     if same { Change::Kept } else { Change::Modified }

@@ -9,14 +9,14 @@ use crate::managedfields::fieldpath::{PathElement, Set};
 impl Typed<'_> {
     /// Every leaf, list item and map entry of an object. Declared fields that hold objects or lists are no members
     /// themselves unless they are empty objects or null.
-    pub(in crate::managedfields) fn field_set(&self, ty: Type, value: &Value) -> Set {
+    pub(in crate::managedfields) fn field_set(self, ty: Type, value: &Value) -> Set {
         let mut set = Set::new();
         self.collect(ty, value, &mut set);
         set
     }
 
     /// Fills in what is below a value; true when the value itself is a member.
-    fn collect(&self, ty: Type, value: &Value, below: &mut Set) -> bool {
+    fn collect(self, ty: Type, value: &Value, below: &mut Set) -> bool {
         let shape = self.shape(ty, value);
         if shape.is_leaf() {
             return true;

@@ -9,7 +9,7 @@ use crate::managedfields::fieldpath::PathElement;
 impl Typed<'_> {
     /// Merges `config` into `object`, both of type `ty`: nothing is removed, of leaves in both the config's is taken,
     /// and the items of lists that the config names follow its order. `config` is valid (see `validate`).
-    pub(in crate::managedfields) fn merge(&self, ty: Type, object: &mut Value, config: &Value) {
+    pub(in crate::managedfields) fn merge(self, ty: Type, object: &mut Value, config: &Value) {
         let shape = self.shape(ty, config);
         if shape.is_leaf() {
             object.clone_from(config);
@@ -39,7 +39,7 @@ impl Typed<'_> {
 
     /// The merged list: items of the object keep their places relative to each other, items of the config theirs;
     /// where both would have a shared item elsewhere, the config's place is taken.
-    fn merge_lists(&self, item: Type, identity: Identity<'_>, old: Vec<Value>, new: &[Value]) -> Vec<Value> {
+    fn merge_lists(self, item: Type, identity: Identity<'_>, old: Vec<Value>, new: &[Value]) -> Vec<Value> {
         let element = |value: &Value| self.element(item, identity, value).ok();
         let new: Vec<(PathElement, &Value)> = new.iter().filter_map(|v| Some((element(v)?, v))).collect();
         let mut old: Vec<(PathElement, Option<Value>)> =
@@ -96,7 +96,7 @@ impl Typed<'_> {
         merged
     }
 
-    fn merge_item(&self, item: Type, old: Option<Value>, new: &Value) -> Value {
+    fn merge_item(self, item: Type, old: Option<Value>, new: &Value) -> Value {
         match old {
             Some(mut old) => {
                 self.merge(item, &mut old, new);

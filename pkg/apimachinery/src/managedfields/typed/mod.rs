@@ -17,7 +17,6 @@ use std::sync::Arc;
 
 pub(super) use compare::Diff;
 
-
 use super::fieldpath::PathElement;
 use crate::schema::{Field, ListTopology, MapType, NodeId, NodeKind, Scalar, Schema};
 use crate::{Map, Value};
@@ -77,7 +76,7 @@ struct MapShape<'s> {
     atomic: bool,
 }
 
-impl<'s> MapShape<'s> {
+impl MapShape<'_> {
     fn free(rest: Type) -> Self {
         Self { fields: None, rest: Some(rest), atomic: false }
     }
@@ -137,7 +136,7 @@ impl<'s> Typed<'s> {
         Self { schema }
     }
 
-    fn shape(&self, ty: Type, value: &Value) -> Shape<'s> {
+    fn shape(self, ty: Type, value: &Value) -> Shape<'s> {
         let node = match ty {
             Type::Deduced => return free_form(value, Type::Deduced, false),
             Type::Opaque => return free_form(value, Type::Opaque, true),
@@ -179,7 +178,7 @@ impl<'s> Typed<'s> {
     }
 
     /// The path element of a list item.
-    fn element(&self, item: Type, identity: Identity<'_>, value: &Value) -> Result<PathElement, NoIdentity> {
+    fn element(self, item: Type, identity: Identity<'_>, value: &Value) -> Result<PathElement, NoIdentity> {
         match (identity, value) {
             (Identity::Atomic, _) => Err(NoIdentity::Atomic),
             (Identity::Keys(_), Value::Null) => Err(NoIdentity::NullItem),
@@ -205,14 +204,14 @@ impl<'s> Typed<'s> {
         }
     }
 
-    fn default_of(&self, item: Type, key: &str) -> Option<&'s Value> {
+    fn default_of(self, item: Type, key: &str) -> Option<&'s Value> {
         let Type::Node(node) = item else { return None };
         self.schema.field(node, key)?.default.as_deref()
     }
 
     /// What Go prints of a new, empty value of a type: what the always printed fields have before anybody sets them.
     /// Fields of a create are owned by its writer where they differ from this.
-    pub(super) fn blank(&self, node: NodeId) -> Value {
+    pub(super) fn blank(self, node: NodeId) -> Value {
         match &self.schema.node(node).kind {
             NodeKind::Object(object) => object
                 .fields
@@ -225,7 +224,9 @@ impl<'s> Typed<'s> {
                 .collect::<Map>()
                 .into(),
             NodeKind::Scalar(Scalar::Bool) => Value::Bool(false),
-            NodeKind::Scalar(Scalar::Int32 | Scalar::Int64 | Scalar::Float | Scalar::IntOrString) => Value::from(0),
+            NodeKind::Scalar(Scalar::Int32 | Scalar::Int64 | Scalar::Float | Scalar::IntOrString) => {
+                Value::from(0)
+            }
             NodeKind::Scalar(Scalar::String) => Value::from(""),
             NodeKind::Scalar(Scalar::Quantity) => Value::from("0"),
             NodeKind::Scalar(Scalar::Duration) => Value::from("0s"),

@@ -7,7 +7,7 @@ use crate::managedfields::fieldpath::{PathElement, Set};
 impl Typed<'_> {
     /// Who owned parts of what is atomic by now owns the whole of it. True when anything changed. The other way round
     /// nothing has to be done.
-    pub(in crate::managedfields) fn reconcile(&self, ty: Type, set: &mut Set) -> bool {
+    pub(in crate::managedfields) fn reconcile(self, ty: Type, set: &mut Set) -> bool {
         // free-form types know no atomic parts worth following
         let Type::Node(_) = ty else { return false };
         let shape = self.shape(ty, &Value::Null);
@@ -36,7 +36,7 @@ impl Typed<'_> {
         changed
     }
 
-    fn is_free_form(&self, ty: Type) -> bool {
+    fn is_free_form(self, ty: Type) -> bool {
         match ty {
             Type::Node(id) => matches!(self.schema.node(id).kind, crate::schema::NodeKind::Raw),
             Type::Deduced | Type::Opaque => true,

@@ -7,7 +7,7 @@ use crate::managedfields::fieldpath::{PathElement, Set};
 impl Typed<'_> {
     /// Removes the fields and items that are members of `set`. A map or list that loses all it had becomes null, as
     /// does an atomic one of which a part is to go.
-    pub(in crate::managedfields) fn remove(&self, ty: Type, value: &mut Value, set: &Set) {
+    pub(in crate::managedfields) fn remove(self, ty: Type, value: &mut Value, set: &Set) {
         let shape = self.shape(ty, value);
         match shape {
             Shape::Leaf(_) => {}
@@ -50,12 +50,12 @@ impl Typed<'_> {
 
     /// Makes members of the declared fields that have members below them. Whether an object may be removed is decided
     /// with them; ownership is recorded without.
-    pub(in crate::managedfields) fn with_named_fields(&self, ty: Type, mut set: Set) -> Set {
+    pub(in crate::managedfields) fn with_named_fields(self, ty: Type, mut set: Set) -> Set {
         self.name_fields(Some(ty), &mut set);
         set
     }
 
-    fn name_fields(&self, ty: Option<Type>, set: &mut Set) {
+    fn name_fields(self, ty: Option<Type>, set: &mut Set) {
         // the shape is that of a map or list whatever the value, or unknown
         let shape = ty.map(|ty| self.shape(ty, &Value::Null));
         set.modify(|element, member, children| {

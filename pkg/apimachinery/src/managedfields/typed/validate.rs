@@ -45,13 +45,13 @@ impl Walk {
 
 impl Typed<'_> {
     /// Checks that a value has the shape of its type: no unknown fields, no duplicate items, no wrong types.
-    pub(in crate::managedfields) fn validate(&self, ty: Type, value: &Value) -> Result<(), Invalid> {
+    pub(in crate::managedfields) fn validate(self, ty: Type, value: &Value) -> Result<(), Invalid> {
         let mut walk = Walk { path: Vec::new(), problems: Vec::new() };
         self.check(ty, value, &mut walk);
         if walk.problems.is_empty() { Ok(()) } else { Err(Invalid(walk.problems)) }
     }
 
-    fn check(&self, ty: Type, value: &Value, walk: &mut Walk) {
+    fn check(self, ty: Type, value: &Value, walk: &mut Walk) {
         if value.is_null() {
             return;
         }
@@ -79,7 +79,7 @@ impl Typed<'_> {
         }
     }
 
-    fn check_items(&self, item: Type, identity: Identity<'_>, list: &[Value], walk: &mut Walk) {
+    fn check_items(self, item: Type, identity: Identity<'_>, list: &[Value], walk: &mut Walk) {
         let mut seen = BTreeSet::new();
         for (index, child) in list.iter().enumerate() {
             let element = if matches!(identity, Identity::Atomic) {
@@ -111,7 +111,10 @@ fn check_leaf(leaf: Leaf, value: &Value, walk: &mut Walk) {
             walk.problem(format_args!("expected numeric (int or float), got {}", type_name(other)));
         }
         (Leaf::Text, other) => {
-            walk.problem(format_args!("expected string, got &value.valueUnstructured{{Value:{}}}", Syntax(other)));
+            walk.problem(format_args!(
+                "expected string, got &value.valueUnstructured{{Value:{}}}",
+                Syntax(other)
+            ));
         }
         (Leaf::Bool, other) => walk.problem(format_args!("expected boolean, got &{{{}}}", Plain(other))),
         (Leaf::Any, other) => walk.problem(format_args!("expected any scalar, got &{{{}}}", Plain(other))),
