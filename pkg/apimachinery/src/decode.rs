@@ -367,6 +367,33 @@ mod tests {
         );
     }
 
+    #[test]
+    fn the_deepest_document_fits_the_stack_of_every_walker() {
+        use crate::schema::Field;
+        use crate::testing::{list, object as declare};
+        // a type that holds a list of itself: two levels of JSON and one message each
+        let mut schema = Schema::new();
+        let root = declare(&mut schema, "Deep", vec![]);
+        let children = list(&mut schema, root);
+        let field = Field { proto: 1, ..Field::new(children) };
+        let node = declare(&mut schema, "Deep", vec![("c", field)]);
+        *schema.node_mut(root) = schema.node(node).clone();
+        let levels = json::MAX_DEPTH / 2;
+        let body = format!("{}{}{}", "{\"c\":[".repeat(levels - 1), "{\"c\":[]}", "]}".repeat(levels - 1));
+        let gvk = GroupVersionKind::new("", "v1", "Deep");
+        let expected = Expected { gvk: &gvk, schema: &schema, root, is_registered: &|_| true };
+        let mut value = object(body.as_bytes(), Format::Json, &expected, FieldValidation::Strict);
+        let value = &mut value.as_mut().expect("it is as deep as allowed").value;
+        crate::default::apply_defaults(&schema, root, value);
+        crate::default::normalise(&schema, root, value);
+        let bytes = protobuf::encode_object(&schema, root, value).unwrap();
+        assert_eq!(&protobuf::decode_object(&schema, root, &bytes).unwrap(), value);
+        let deeper = body.replace("[]", "[{\"c\":[]}]");
+        let error = object(deeper.as_bytes(), Format::Json, &expected, FieldValidation::Warn).unwrap_err();
+        assert!(error.message.contains("exceeded max depth"), "{error}");
+        assert_eq!(yaml::parse(value.to_string().as_bytes()).as_ref(), Ok(&*value));
+    }
+
     proptest! {
         #[test]
         fn any_bytes_give_an_answer(body in proptest::collection::vec(any::<u8>(), 0..200)) {

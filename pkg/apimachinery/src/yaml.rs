@@ -5,8 +5,13 @@ use serde_saphyr::options::{AliasLimits, DuplicateKeyPolicy, Options};
 use serde_saphyr::{Budget, SerializerOptions};
 
 use crate::Value;
-use crate::json::MAX_DEPTH;
+use crate::json::{self, SyntaxError};
 
+/// Deepest nesting of a document that is not JSON; what is nested deeper is generated, and generated as JSON.
+pub const MAX_DEPTH: usize = 200;
+/// Stack of the thread that reads a document. The YAML reader takes up to 25 KiB for a level (without optimisation),
+/// which would be too much for the stack of whoever calls.
+const STACK_BYTES: usize = 16 << 20;
 /// Most nodes of a document, aliases expanded.
 pub const MAX_NODES: usize = 1_000_000;
 /// Deepest nesting of aliases in aliases.
@@ -39,6 +44,23 @@ fn read(text: &str, duplicates: DuplicateKeyPolicy) -> Result<Value, serde_saphy
     Ok(value)
 }
 
+/// [`read`] and `then` on a thread with enough stack.
+fn read_aside<T: Send>(
+    text: &str,
+    duplicates: DuplicateKeyPolicy,
+    then: impl FnOnce(Result<Value, serde_saphyr::Error>) -> T + Send,
+) -> Result<T, YamlError> {
+    let failed = |what: &str| YamlError(format!("the document could not be read: {what}"));
+    std::thread::scope(|scope| {
+        std::thread::Builder::new()
+            .stack_size(STACK_BYTES)
+            .spawn_scoped(scope, || then(read(text, duplicates)))
+            .map_err(|e| failed(&e.to_string()))?
+            .join()
+            .map_err(|_| failed("the reader failed"))
+    })
+}
+
 /// `1.0` and `1e3` are integers once Go has printed them as JSON on the way.
 fn whole_numbers(value: &mut Value) {
     match value {
@@ -55,23 +77,40 @@ fn whole_numbers(value: &mut Value) {
 }
 
 /// Reads one document; of a repeated key the last value stands.
+///
+/// JSON is YAML, and clients send it as such (server-side apply): it is read as JSON, which is faster and may be deeper.
 pub fn parse(bytes: &[u8]) -> Result<Value, YamlError> {
     let text = String::from_utf8_lossy(bytes);
-    read(&text, DuplicateKeyPolicy::LastWins).map_err(|error| explain(&error))
+    if text.trim_start().starts_with('{') {
+        match json::parse_str(&text) {
+            Ok(parsed) => {
+                let mut value = parsed.value;
+                whole_numbers(&mut value);
+                return Ok(value);
+            }
+            Err(error @ SyntaxError::TooDeep) => return Err(YamlError(error.to_string())),
+            // a flow mapping that is no JSON
+            Err(_) => {}
+        }
+    }
+    read_aside(&text, DuplicateKeyPolicy::LastWins, |read| read.map_err(|error| explain(&error)))?
 }
 
 /// The first repeated key of a document that [`parse`] reads, in the words of upstream's strict reader.
 pub fn duplicate_key(bytes: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(bytes);
-    let error = read(&text, DuplicateKeyPolicy::Error).err()?;
-    match error.without_snippet() {
+    if text.trim_start().starts_with('{') && json::parse_str(&text).is_ok_and(|p| !p.has_duplicates) {
+        return None;
+    }
+    read_aside(&text, DuplicateKeyPolicy::Error, |read| match read.err()?.without_snippet() {
         serde_saphyr::Error::DuplicateMappingKey { key, location } => Some(format!(
             "yaml: unmarshal errors:\n  line {}: key {:?} already set in map",
             location.line(),
             key.as_deref().unwrap_or_default()
         )),
         _ => None,
-    }
+    })
+    .ok()?
 }
 
 fn explain(error: &serde_saphyr::Error) -> YamlError {
@@ -115,6 +154,17 @@ mod tests {
     }
 
     #[test]
+    fn json_is_yaml() {
+        let text = br#"{"a": 1.0, "b": "yes", "c": [null]}"#;
+        assert_eq!(parse(text).unwrap(), json!({"a": 1, "b": "yes", "c": [null]}));
+        assert_eq!(parse(b"{a: yes, b: 0644}").unwrap(), json!({"a": true, "b": 420}));
+        assert_eq!(duplicate_key(text), None);
+        assert!(
+            duplicate_key(br#"{"a": 1, "a": 2}"#).unwrap().ends_with("line 1: key \"a\" already set in map")
+        );
+    }
+
+    #[test]
     fn repeated_keys_are_named() {
         let text = b"a:\n  b: 1\n  b: 2\n";
         assert_eq!(parse(text).unwrap(), json!({"a": {"b": 2}}));
@@ -134,6 +184,13 @@ mod tests {
         }
         assert!(parse(bomb.as_bytes()).is_err());
         assert!(parse("[".repeat(100_000).as_bytes()).is_err());
+        assert_eq!(
+            parse("{\"a\":".repeat(json::MAX_DEPTH + 1).as_bytes()).unwrap_err().to_string(),
+            "yaml: exceeded max depth"
+        );
+        let deep = |levels: usize| "- ".repeat(levels) + "x";
+        assert!(parse(deep(MAX_DEPTH - 1).as_bytes()).is_ok());
+        assert!(parse(deep(MAX_DEPTH + 1).as_bytes()).is_err());
         let error = parse(b"a: [").unwrap_err().to_string();
         assert!(error.starts_with("yaml: line ") && !error.contains('\n'), "{error}");
     }

@@ -3,6 +3,7 @@
 pub mod fields;
 pub mod labels;
 pub mod nodes;
+mod parse;
 
 use std::collections::{BTreeMap, HashMap};
 
