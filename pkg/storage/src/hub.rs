@@ -46,6 +46,8 @@ impl Change {
 #[derive(Debug)]
 pub struct Hub {
     shared: Arc<RwLock<Log>>,
+    /// The revision published last, to wait for.
+    reached: tokio::sync::watch::Sender<Revision>,
 }
 
 #[derive(Debug)]
@@ -68,6 +70,8 @@ struct Watch {
     changed: AtomicI64,
     /// Delivered up to here.
     position: AtomicI64,
+    /// Changes were missed.
+    broken: AtomicBool,
 }
 
 impl Watch {
@@ -82,7 +86,28 @@ impl Hub {
     pub fn new(floor: Revision, revision: Revision) -> Self {
         let log =
             Log { changes: VecDeque::new(), weight: 0, floor, revision, ended: None, watches: Vec::new() };
-        Self { shared: Arc::new(RwLock::new(log)) }
+        Self { shared: Arc::new(RwLock::new(log)), reached: tokio::sync::watch::Sender::new(revision) }
+    }
+
+    /// Waits until a revision has been published.
+    pub async fn reaches(&self, revision: Revision) {
+        let mut reached = self.reached.subscribe();
+        // cannot fail: the sender lives as long as the hub
+        let _ = reached.wait_for(|r| *r >= revision).await;
+    }
+
+    /// Begins afresh at a revision, as after changes were missed: every open watch ends with [`Error::Compacted`].
+    pub fn restart(&self, revision: Revision) {
+        let mut log = self.shared.write();
+        log.changes = VecDeque::new();
+        log.weight = 0;
+        log.floor = revision;
+        log.revision = revision;
+        for watch in std::mem::take(&mut log.watches).iter().filter_map(Weak::upgrade) {
+            watch.broken.store(true, Ordering::Release);
+            watch.wake.notify_one();
+        }
+        self.reached.send_replace(revision);
     }
 
     /// Appends changes (revisions ascending, after everything published) and moves to `revision`.
@@ -111,6 +136,13 @@ impl Hub {
             log.changes.push_back(change);
         }
         log.revision = log.revision.max(revision);
+        let revision = log.revision;
+        drop(log);
+        self.reached.send_if_modified(|reached| {
+            let newer = *reached < revision;
+            *reached = revision.max(*reached);
+            newer
+        });
     }
 
     /// The revision published last.
@@ -234,6 +266,7 @@ impl Hub {
             progress_wanted: AtomicBool::new(true),
             changed: AtomicI64::new(log.revision.0),
             position: AtomicI64::new(start.0 - 1),
+            broken: AtomicBool::new(false),
         });
         log.watches.push(Arc::downgrade(&watch));
         let reader = Reader { shared: Arc::clone(&self.shared), watch, failed: false };
@@ -284,7 +317,7 @@ impl Reader {
             return Err(error.clone());
         }
         let position = Revision(self.watch.position.load(Ordering::Acquire));
-        if position < log.floor {
+        if position < log.floor || self.watch.broken.load(Ordering::Acquire) {
             return Err(Error::Compacted { compacted: log.floor });
         }
         let from = log.changes.partition_point(|c| c.revision <= position);

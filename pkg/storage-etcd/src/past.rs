@@ -1,0 +1,98 @@
+//! Watches from before what the hub holds: read from etcd up to where the hub begins, then from the hub.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use storage::{Error, Event, Revision, WatchMessage, WatchStream};
+
+use crate::engine::Inner;
+use crate::feed::{self, Seen};
+
+/// Wait before etcd is asked again after a failure.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// A watch that begins in the past.
+pub(crate) struct Past {
+    inner: Arc<Inner>,
+    prefix: String,
+    stage: Stage,
+}
+
+enum Stage {
+    /// Reading etcd; everything up to the revision has been passed on.
+    Direct(Option<Box<etcd_client::WatchStream>>, Revision),
+    Hub(WatchStream),
+    Ended,
+}
+
+impl Past {
+    /// Opens it at etcd.
+    pub(crate) fn open(inner: Arc<Inner>, prefix: String, start: Revision) -> WatchStream {
+        let past = Self { inner, prefix, stage: Stage::Direct(None, Revision(start.0 - 1)) };
+        Box::pin(futures::stream::unfold(past, Self::next))
+    }
+
+    async fn next(mut self) -> Option<(Result<WatchMessage, Error>, Self)> {
+        loop {
+            let (message, stage) = match std::mem::replace(&mut self.stage, Stage::Ended) {
+                Stage::Ended => return None,
+                Stage::Hub(mut stream) => {
+                    let message = stream.next().await?;
+                    (Some(message), Stage::Hub(stream))
+                }
+                Stage::Direct(watch, position) => {
+                    match direct(&self.inner, &self.prefix, watch, position).await {
+                        Ok((message, stage)) => (message.map(Ok), stage),
+                        Err(Error::Unavailable(text)) => {
+                            tracing::debug!(text, "opening a watch of the past again");
+                            tokio::time::sleep(PAUSE).await;
+                            (None, Stage::Direct(None, position))
+                        }
+                        Err(error) => (Some(Err(error)), Stage::Ended),
+                    }
+                }
+            };
+            self.stage = stage;
+            if let Some(message) = message {
+                return Some((message, self));
+            }
+        }
+    }
+}
+
+/// One message of etcd, or the step to the hub.
+async fn direct(
+    inner: &Inner,
+    prefix: &str,
+    watch: Option<Box<etcd_client::WatchStream>>,
+    position: Revision,
+) -> Result<(Option<WatchMessage>, Stage), Error> {
+    if position >= inner.hub.floor() {
+        let stream = inner.hub.watch(prefix, Revision(position.0 + 1))?;
+        return Ok((None, Stage::Hub(stream)));
+    }
+    let all = inner.wishes.unreliable.load(Ordering::Acquire);
+    let mut watch = match watch {
+        Some(watch) => watch,
+        None => Box::new(feed::open(inner, Revision(position.0 + 1), all).await?),
+    };
+    let failed = |e: etcd_client::Error| inner.error(&e, position);
+    if !all {
+        watch.request_progress().await.map_err(failed)?;
+    }
+    let Some(response) = watch.message().await.map_err(failed)? else {
+        return Err(Error::Unavailable("etcd ended the watch".into()));
+    };
+    let (message, reached) = match Seen::of(&response, all)? {
+        Seen::Nothing => (None, position),
+        Seen::Progress(revision) => (None, revision),
+        Seen::Events(changes, revision) => {
+            let ours = |event: &Event| event.kv.key.starts_with(prefix);
+            let events: Vec<_> = changes.into_iter().flat_map(|c| c.events).filter(ours).collect();
+            ((!events.is_empty()).then_some(WatchMessage::Events(events)), revision)
+        }
+    };
+    Ok((message, Stage::Direct(Some(watch), reached.max(position))))
+}
