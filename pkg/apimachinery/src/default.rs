@@ -91,15 +91,18 @@ fn printed_zero(schema: &Schema, field: &Field, depth: usize) -> Value {
     Value::Object(fields.map(|(n, f)| (n.to_string(), printed_zero(schema, f, depth + 1))).collect())
 }
 
-/// Whether a value is what Go's `omitempty` leaves out.
-fn is_zero(kind: &NodeKind, value: &Value) -> bool {
+/// Whether a value is what Go's `omitempty` leaves out; of structs that is nothing but their absence.
+pub(crate) fn is_zero(kind: &NodeKind, value: &Value) -> bool {
+    if is_struct(kind) {
+        return value.is_null();
+    }
     match value {
         Value::Null => true,
         Value::Bool(set) => !set,
         Value::String(text) => text.is_empty(),
         Value::Number(number) => number.as_f64() == Some(0.0),
         Value::Array(items) => items.is_empty(),
-        Value::Object(map) => map.is_empty() && !matches!(kind, NodeKind::Object(_)),
+        Value::Object(map) => map.is_empty(),
     }
 }
 
@@ -211,7 +214,7 @@ fn keeps(schema: &Schema, field: &Field, value: &mut Value) -> bool {
         }
         return field.always || field.nullable;
     }
-    field.always || field.pointer || is_struct(kind) || !is_zero(kind, value)
+    field.always || field.pointer || !is_zero(kind, value)
 }
 
 fn normalise_scalar(kind: Scalar, value: &mut Value) {

@@ -5,7 +5,8 @@
 //! [`descriptor::ResourceDescriptor`]s and differ in nothing else.
 //!
 //! Where to start: [`descriptor`] (what a resource is), [`schema`] (what an object looks like),
-//! [`status`] (how every failure reaches a client).
+//! [`status`] (how every failure reaches a client). A body becomes an object by [`decode`], gets its defaults and the form
+//! it is stored in by [`default`](mod@default), and leaves as JSON, by [`yaml`] or by [`protobuf`].
 
 pub mod coerce;
 pub mod decode;

@@ -1,5 +1,9 @@
 //! A small schema in the shape of a Pod, for tests of the walkers.
 
+use base64::Engine;
+use proptest::prelude::*;
+
+use crate::Value;
 use crate::schema::{
     Field, ListTopology, ListType, MapType, Node, NodeId, NodeKind, ObjectType, ProtoForm, Scalar, Schema,
 };
@@ -132,4 +136,81 @@ pub(crate) fn pod_schema() -> (Schema, NodeId) {
         ],
     );
     (schema, root)
+}
+
+/// Any object that fits a type, in the form Go prints. Not for types that contain themselves.
+pub(crate) fn any_object(schema: &Schema, root: NodeId) -> BoxedStrategy<Value> {
+    // derived tables are made anew in the copy
+    let mut copy = Schema::new();
+    for (_, node) in schema.iter() {
+        copy.push(node.clone());
+    }
+    any_value(schema, root)
+        .prop_map(move |mut value| {
+            crate::default::normalise(&copy, root, &mut value);
+            value
+        })
+        .boxed()
+}
+
+fn any_value(schema: &Schema, id: NodeId) -> BoxedStrategy<Value> {
+    let text = || proptest::string::string_regex("[a-zé\"\\\\ ]{0,6}").expect("a valid expression");
+    match &schema.node(id).kind {
+        NodeKind::Raw => prop_oneof![
+            any::<bool>().prop_map(Value::from),
+            text().prop_map(Value::from),
+            Just(serde_json::json!({"a": [1, null, {"b": "c"}]})),
+        ]
+        .boxed(),
+        NodeKind::Object(object) => {
+            let fields: Vec<BoxedStrategy<Option<(String, Value)>>> = object
+                .fields
+                .iter()
+                .filter(|(_, field)| field.proto != 0)
+                .map(|(name, field)| {
+                    let name = name.to_string();
+                    let value = any_value(schema, field.node).prop_map(move |v| (name.clone(), v));
+                    if field.always {
+                        value.prop_map(Some).boxed()
+                    } else {
+                        proptest::option::of(value).boxed()
+                    }
+                })
+                .collect();
+            fields.prop_map(|fields| Value::Object(fields.into_iter().flatten().collect())).boxed()
+        }
+        NodeKind::Map { value, .. } => {
+            proptest::collection::btree_map(text(), any_value(schema, *value), 1..3)
+                .prop_map(|map| Value::Object(map.into_iter().collect()))
+                .boxed()
+        }
+        NodeKind::List(list) => {
+            proptest::collection::vec(any_value(schema, list.item), 1..3).prop_map(Value::from).boxed()
+        }
+        NodeKind::Scalar(scalar) => match scalar {
+            Scalar::Bool => any::<bool>().prop_map(Value::from).boxed(),
+            Scalar::Int32 => any::<i32>().prop_map(Value::from).boxed(),
+            Scalar::Int64 => any::<i64>().prop_map(Value::from).boxed(),
+            Scalar::Float => (-1e6..1e6_f64).prop_map(Value::from).boxed(),
+            Scalar::String => text().prop_map(Value::from).boxed(),
+            Scalar::Bytes => proptest::collection::vec(any::<u8>(), 0..5)
+                .prop_map(|bytes| Value::from(crate::coerce::BASE64.encode(bytes)))
+                .boxed(),
+            Scalar::Quantity => (any::<i32>(), prop_oneof![Just("m"), Just(""), Just("Mi"), Just("e3")])
+                .prop_map(|(n, suffix)| Value::from(format!("{n}{suffix}")))
+                .boxed(),
+            Scalar::IntOrString => {
+                prop_oneof![any::<i32>().prop_map(Value::from), text().prop_map(Value::from)].boxed()
+            }
+            Scalar::Time => (0..4_000_000_000_i64)
+                .prop_map(|seconds| crate::gotime::Instant { seconds, nanos: 0 }.to_time().into())
+                .boxed(),
+            Scalar::MicroTime => (0..4_000_000_000_i64, 0..999_999_i32)
+                .prop_map(|(seconds, micros)| {
+                    crate::gotime::Instant { seconds, nanos: micros * 1000 }.to_micro_time().into()
+                })
+                .boxed(),
+            Scalar::Duration => any::<i64>().prop_map(|n| crate::gotime::format_duration(n).into()).boxed(),
+        },
+    }
 }

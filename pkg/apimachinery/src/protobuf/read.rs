@@ -7,6 +7,7 @@ use super::tables::{Message, Target};
 use super::wire::{BYTES, Reader, Tag, VARINT};
 use super::{MAGIC, MAX_DEPTH, ProtoError};
 use crate::coerce::{self, BASE64};
+use crate::default::is_zero;
 use crate::schema::{NodeId, NodeKind, ProtoForm, Scalar, Schema};
 use crate::{Map, Value, gotime, json};
 
@@ -21,16 +22,6 @@ pub fn decode(schema: &Schema, root: NodeId, raw: &[u8]) -> Result<Value, ProtoE
 struct Decoder<'s> {
     schema: &'s Schema,
     depth: usize,
-}
-
-fn is_zero(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Bool(set) => !set,
-        Value::Number(number) => number.as_f64() == Some(0.0),
-        Value::String(text) => text.is_empty(),
-        Value::Array(_) | Value::Object(_) => false,
-    }
 }
 
 impl Decoder<'_> {
@@ -97,7 +88,7 @@ impl Decoder<'_> {
             }
             _ => {
                 let value = self.single(reader, tag, name, id)?;
-                if drops_zero && is_zero(&value) {
+                if drops_zero && is_zero(&node.kind, &value) {
                     map.remove(name);
                 } else {
                     map.insert(name.to_owned(), value);

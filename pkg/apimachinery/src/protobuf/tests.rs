@@ -2,7 +2,8 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::testing::pod_schema;
+use crate::testing::{any_object, pod_schema};
+use crate::{coerce, yaml};
 
 fn full_pod() -> Value {
     json!({
@@ -107,7 +108,31 @@ fn lists_can_be_put_together_from_items() {
     assert_eq!(out, encode_object(&schema, list, &whole).unwrap());
 }
 
+fn any_pod() -> impl Strategy<Value = Value> {
+    let (schema, root) = pod_schema();
+    any_object(&schema, root).prop_map(|mut pod| {
+        pod["apiVersion"] = "v1".into();
+        pod["kind"] = "Pod".into();
+        pod
+    })
+}
+
 proptest! {
+    #[test]
+    fn any_object_survives_every_form(pod in any_pod()) {
+        let (schema, root) = pod_schema();
+        let bytes = encode_object(&schema, root, &pod).unwrap();
+        prop_assert_eq!(&decode_object(&schema, root, &bytes).unwrap(), &pod);
+        let text = pod.to_string();
+        prop_assert_eq!(&json::parse_str(&text).unwrap().value, &pod);
+        prop_assert_eq!(&yaml::parse(yaml::to_string(&pod).as_bytes()).unwrap(), &pod);
+        // what is in canonical form is a fixed point of every pass
+        let mut again = pod.clone();
+        prop_assert!(coerce::fit(&schema, root, &mut again, true).unwrap().is_empty());
+        default::normalise(&schema, root, &mut again);
+        prop_assert_eq!(again, pod);
+    }
+
     #[test]
     fn any_bytes_give_an_answer(raw in proptest::collection::vec(any::<u8>(), 0..120)) {
         let (schema, root) = pod_schema();
