@@ -49,7 +49,9 @@ pub(crate) fn stored_to_json(descriptor: &ResourceDescriptor, bytes: &[u8]) -> R
 /// The tree of a stored value.
 pub(crate) fn from_stored(descriptor: &ResourceDescriptor, bytes: &Bytes) -> Result<Value, Status> {
     let json = if is_protobuf(bytes) { stored_to_json(descriptor, bytes)? } else { bytes.clone() };
-    serde_json::from_slice(&json)
+    // as deep as bodies may be: serde_json stops at 128 levels
+    apimachinery::json::parse(&json)
+        .map(|parsed| parsed.value)
         .map_err(|e| Status::internal(format!("unable to decode a stored {}: {e}", descriptor.kind)))
 }
 

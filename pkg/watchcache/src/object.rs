@@ -94,11 +94,16 @@ impl JsonCodec {
         let fields = if self.fields.is_empty() {
             Vec::new()
         } else {
-            let tree: Value = serde_json::from_slice(json).map_err(bad)?;
+            let tree = parse(json)?;
             self.fields.iter().map(|field| field(&tree).into_boxed_str()).collect()
         };
         Ok(Decoded { json: json.clone(), labels, fields })
     }
+}
+
+/// The tree of a stored object, as deep as bodies may be (serde_json stops at 128 levels).
+fn parse(json: &[u8]) -> Result<Value, DecodeError> {
+    apimachinery::json::parse(json).map(|parsed| parsed.value).map_err(|e| DecodeError(e.to_string()))
 }
 
 impl Codec for JsonCodec {
@@ -282,8 +287,7 @@ impl StoredObject {
 
     /// The decoded tree with its resourceVersion.
     pub fn to_value(&self) -> Result<Value, DecodeError> {
-        let mut tree: Value =
-            serde_json::from_slice(&self.body.json).map_err(|e| DecodeError(e.to_string()))?;
+        let mut tree = parse(&self.body.json)?;
         if let Some(metadata) = apimachinery::meta::metadata_mut(&mut tree) {
             metadata.insert("resourceVersion".into(), Value::from(self.revision.to_string()));
         }

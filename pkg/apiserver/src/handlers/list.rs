@@ -130,7 +130,7 @@ fn write(
         return stream(body);
     }
     let text = body.collect()?;
-    let value: Value = serde_json::from_slice(&text).map_err(|e| Status::internal(e.to_string()))?;
+    let value = apimachinery::json::parse(&text).map_err(|e| Status::internal(e.to_string()))?.value;
     respond::object(StatusCode::OK, &value, None, media)
 }
 
