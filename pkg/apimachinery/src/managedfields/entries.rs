@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::fieldpath::{FieldsError, Set};
+use crate::json::go_quote;
 use crate::{Map, Value};
 
 /// What a manager did with its fields. Sorts as it prints.
@@ -46,9 +47,9 @@ impl ManagerId {
 
     /// As conflict messages name a manager.
     pub(super) fn shown(&self) -> String {
-        let mut text = format!("{:?}", self.manager);
+        let mut text = go_quote(&self.manager);
         if !self.subresource.is_empty() {
-            text.push_str(&format!(" with subresource {:?}", self.subresource));
+            text.push_str(&format!(" with subresource {}", go_quote(&self.subresource)));
         }
         if self.operation == Operation::Update {
             text.push_str(&format!(" using {}", self.api_version));

@@ -3,12 +3,15 @@
 //! Behaviour: the chain of managers of `k8s.io/apimachinery/pkg/util/managedfields`.
 
 use jiff::Timestamp;
+use serde_json::json;
 
 use super::entries::{self, ManagerId, Managers, Operation};
 use super::lastapplied;
 use super::ownership::{self, Refusal};
 use super::reset::ResetFields;
 use super::typed::{Type, Typed};
+use crate::coerce;
+use crate::default::normalise;
 use crate::meta::{metadata, metadata_mut, name, namespace, str_at, uid};
 use crate::schema::{NodeId, Schema};
 use crate::status::{Cause, Details, Reason, Status};
@@ -80,28 +83,27 @@ impl Write<'_> {
         ManagerId::new(manager, operation, self.api_version, self.subresource)
     }
 
-    /// What an update compares a new object with.
+    /// What a create compares its object with: what Go prints of an object nobody has set anything in.
     fn blank(&self) -> Value {
-        let mut blank = Typed::new(self.schema).blank(self.root);
-        if let Value::Object(map) = &mut blank {
-            map.insert("apiVersion".into(), self.api_version.into());
-            map.insert("kind".into(), self.kind.into());
-        }
+        let mut blank = json!({"apiVersion": self.api_version, "kind": self.kind});
+        normalise(self.schema, self.root, &mut blank);
         blank
     }
 }
 
 /// Records a create (`live` is `None`), update or non-apply patch in `new.metadata.managedFields`.
 ///
-/// `live` and `new` are normalised (what Go would print), except that `new.metadata.managedFields` is as the client
-/// sent it: `[]` and `[{}]` reset, a list that can be read replaces the recorded one, anything else is ignored. Called on the
-/// object as decoded and patched, before mutating admission, as upstream does; what the endpoint resets is left out by
-/// [`Write::reset_fields`]. Never fails: when ownership cannot be computed, the live object's managed fields are kept.
+/// Called on the object as decoded, patched and defaulted, before mutating admission, as upstream does; what the endpoint
+/// resets is left out by [`Write::reset_fields`]. `new` is normalised on the way, `live` is as it was stored. The managed
+/// fields the client sent in `new` must still be there: `[]` and `[{}]` reset, a list that can be read replaces the recorded
+/// one, anything else is ignored. Never fails: when ownership cannot be computed, the live object's managed fields are
+/// kept.
 pub fn on_update(live: Option<&Value>, new: &mut Value, write: &Write<'_>) {
     if metadata(new).is_none() {
         return;
     }
     let sent = take_managed_fields(new);
+    normalise(write.schema, write.root, new);
     let recorded = live.and_then(managed_fields);
     let managed = match update(live, new, sent.as_ref(), recorded, write) {
         Ok(managed) => managed,
@@ -153,9 +155,10 @@ fn current_managers<'v>(
 }
 
 /// Server-side apply: `applied` (which names only what its manager wants) merged into `live` (`None`: the object is
-/// to be created), with `metadata.managedFields` set. `default` fills in defaults in the request's version, as the
-/// server does after decoding. An apply that changes nothing answers the live object with its times as they were; who
-/// owns what may have changed even so.
+/// to be created), with `metadata.managedFields` set. `applied` is as the client sent it: neither pruned (unknown fields are
+/// an error here) nor defaulted (its manager would own the defaults). The result is canonical: what Go would decode,
+/// defaulted by `default` in the request's version, normalised. An apply that changes nothing answers the live object with
+/// its times as they were; who owns what may have changed even so.
 ///
 /// # Errors
 /// 400 for a configuration of another kind or version or with managed fields, 409 with one cause a conflict,
@@ -175,12 +178,7 @@ pub fn on_apply(
         return Err(Status::bad_request("metadata.managedFields must be nil"));
     }
     Typed::new(write.schema).validate(Type::Node(write.root), applied).map_err(|invalid| {
-        failed(format!(
-            "failed to create typed patch object ({}/{}; {}): {invalid}",
-            namespace(applied),
-            name(applied),
-            gvk(api_version, kind)
-        ))
+        failed(format!("failed to create typed patch object ({}): {invalid}", described(applied)))
     })?;
     let recorded = live.and_then(managed_fields);
     let live = live.map_or_else(|| Value::Object(Map::new()), without_managed_fields);
@@ -200,7 +198,14 @@ pub fn on_apply(
     })?;
     let mut object = match object {
         Some(mut object) => {
+            coerce::fit(write.schema, write.root, &mut object, false).map_err(|error| {
+                failed(format!(
+                    "failed to convert new typed object ({}) to object: {error}",
+                    described(applied)
+                ))
+            })?;
             default(&mut object);
+            normalise(write.schema, write.root, &mut object);
             object
         }
         None => live,
@@ -234,6 +239,12 @@ fn apply<'v>(
 /// A failure that upstream answers as a plain error: 500 without reason.
 fn failed(message: String) -> Status {
     Status::new(500, Reason::Unknown, message)
+}
+
+/// How upstream's messages name an object: `default/web; apps/v1, Kind=Deployment`.
+fn described(object: &Value) -> String {
+    let gvk = gvk(str_at(object, &["apiVersion"]), str_at(object, &["kind"]));
+    format!("{}/{}; {gvk}", namespace(object), name(object))
 }
 
 /// `apps/v1, Kind=Deployment`, `/v1, Kind=Pod`.

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::{NoOtherVersions, ResetFields, Versions, Write, on_apply, on_update};
 use crate::Value;
+use crate::default::{apply_defaults, normalise};
 use crate::schema::{
     Field, ListTopology, ListType, MapType, Node, NodeId, NodeKind, ObjectType, Scalar, Schema,
 };
@@ -71,7 +72,7 @@ pub(super) fn deployment() -> (Schema, NodeId) {
     let quantity = t.scalar(Scalar::Quantity);
     let labels = t.map(string, MapType::Granular);
     let finalizers = t.list(string, ListTopology::Set);
-    let owner = t.atomic(vec![("uid", Field::new(string)), ("name", Field::new(string))]);
+    let owner = t.atomic(vec![("uid", always(string)), ("name", Field::new(string))]);
     let owners = t.keyed(owner, &["uid"]);
     let anything = t.raw("");
     let managed = t.list(anything, ListTopology::Atomic);
@@ -92,7 +93,7 @@ pub(super) fn deployment() -> (Schema, NodeId) {
     let envs = t.keyed(env, &["name"]);
     let tcp = Field { default: Some(Box::new(json!("TCP"))), ..Field::new(string) };
     let port =
-        t.object(vec![("containerPort", Field::new(int)), ("protocol", tcp), ("name", Field::new(string))]);
+        t.object(vec![("containerPort", always(int)), ("protocol", tcp), ("name", Field::new(string))]);
     let ports = t.keyed(port, &["containerPort", "protocol"]);
     let quantities = t.map(quantity, MapType::Granular);
     let resources = t.object(vec![("limits", Field::new(quantities))]);
@@ -199,6 +200,16 @@ impl<'v> Server<'v> {
         object
     }
 
+    /// What defaulting does, by the schema and by the kind.
+    fn default(&self, object: &mut Value) {
+        apply_defaults(&self.schema, self.root, object);
+        if let Some(Value::Array(containers)) = object.pointer_mut("/spec/containers") {
+            for container in containers {
+                container["imagePullPolicy"] = json!("Always");
+            }
+        }
+    }
+
     /// What the real server does to objects after a write: identity, printed value structs.
     fn settle(&mut self, mut object: Value) {
         object["metadata"]["uid"] = json!("u");
@@ -217,12 +228,7 @@ impl<'v> Server<'v> {
     pub(super) fn update_of(&mut self, manager: &str, subresource: &str, object: Value) {
         self.clock += 1;
         let mut new = self.complete(object);
-        default(&mut new);
-        let sent = new["metadata"].as_object_mut().and_then(|metadata| metadata.remove("managedFields"));
-        normalise(&self.schema, self.root, &mut new);
-        if let Some(sent) = sent {
-            new["metadata"]["managedFields"] = sent;
-        }
+        self.default(&mut new);
         let reset = if subresource == "status" {
             ResetFields::except(&["spec", "metadata"])
         } else {
@@ -254,7 +260,7 @@ impl<'v> Server<'v> {
             self.object.as_ref(),
             &config,
             force,
-            &|object| default(object),
+            &|object| self.default(object),
             &self.write(manager, "", &self.reset),
         )?;
         let mut applied = if self.object.is_none() { self.complete(applied) } else { applied };
@@ -290,49 +296,5 @@ impl<'v> Server<'v> {
                 )
             })
             .collect()
-    }
-}
-
-/// Drops nulls and empty optional parts, prints value structs: what normalising does.
-fn normalise(schema: &Schema, node: NodeId, value: &mut Value) {
-    match (&schema.node(node).kind, value) {
-        (NodeKind::Object(object), Value::Object(map)) => {
-            for (name, field) in &object.fields {
-                if let Some(child) = map.get_mut(&**name) {
-                    normalise(schema, field.node, child);
-                    let kept = match (&schema.node(field.node).kind, &*child) {
-                        (_, Value::Null) => false,
-                        (NodeKind::Map { .. }, Value::Object(map)) => !map.is_empty(),
-                        (_, Value::Array(list)) => !list.is_empty(),
-                        _ => true,
-                    };
-                    if !kept {
-                        map.remove(&**name);
-                    }
-                }
-                if field.always && !map.contains_key(&**name) {
-                    let blank = super::typed::Typed::new(schema).blank(field.node);
-                    map.insert(name.to_string(), if field.pointer { Value::Null } else { blank });
-                }
-            }
-        }
-        (NodeKind::Map { value: node, .. }, Value::Object(map)) => {
-            map.values_mut().for_each(|value| normalise(schema, *node, value));
-        }
-        (NodeKind::List(list), Value::Array(items)) => {
-            for item in items {
-                normalise(schema, list.item, item);
-            }
-        }
-        _ => {}
-    }
-}
-
-/// What the kind's defaulting does.
-fn default(object: &mut Value) {
-    if let Some(Value::Array(containers)) = object.pointer_mut("/spec/containers") {
-        for container in containers {
-            container["imagePullPolicy"] = json!("Always");
-        }
     }
 }

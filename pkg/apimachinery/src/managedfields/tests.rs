@@ -523,3 +523,27 @@ fn replicas_are_followed_through_scale() {
         ]))
     );
 }
+
+/// `{"a":{"a":...1}}` of a depth.
+fn nested(depth: usize) -> Value {
+    (0..depth).fold(json!(1), |inner, _| json!({ "a": inner }))
+}
+
+#[test]
+fn deep_objects_stay_readable_with_their_owners() {
+    let free = |value: Value| config(json!({ "free": value }));
+    let depth = crate::json::MAX_DEPTH - 2;
+    let mut server = Server::new();
+    server.update("u", free(nested(depth)));
+    let text = server.object.clone().unwrap().to_string();
+    assert!(crate::json::parse_str(&text).is_ok());
+    // a change far below is a conflict where ownership ends
+    let mut other = nested(depth);
+    *other.pointer_mut(&"/a".repeat(depth)).unwrap() = json!(2);
+    let error = server.apply("x", free(other.clone()), false).unwrap_err();
+    assert!(error.message.ends_with(&format!(".spec.free{}", ".a".repeat(98))), "{}", error.message);
+    server.apply("x", free(other.clone()), true).unwrap();
+    assert_eq!(server.at("/spec/free"), other);
+    server.apply("x", config(json!({"replicas": 1})), false).unwrap();
+    assert_eq!(server.at(&format!("/spec/free{}", "/a".repeat(98))), Value::Null);
+}

@@ -4,10 +4,14 @@
 //! replaces keys that do not exist, ignores what stands before a path's first slash, and refuses a malformed
 //! operation only when its turn comes.
 
+use crate::json::MAX_DEPTH;
 use crate::{Map, Value};
 
 /// Most bytes `copy` operations of one patch may add (upstream's `JSONPatchMaxCopyBytes`).
 const MAX_COPY_BYTES: usize = 3 * 1024 * 1024;
+
+/// How often one patch may come so deep that the document has to be measured again.
+const MAX_MEASUREMENTS: usize = 64;
 
 /// Why a patch does not apply. Upstream answers all of them with the same 422; the texts are for logs.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -64,6 +68,9 @@ pub enum JsonPatchError {
         "Unable to complete the copy, the accumulated size increase of copy is {0}, exceeding the limit {MAX_COPY_BYTES}"
     )]
     CopySize(usize),
+    /// The document would nest deeper than can be read.
+    #[error("exceeded max depth")]
+    TooDeep,
 }
 
 /// One operation while it is carried out.
@@ -81,6 +88,7 @@ enum Place<'a> {
 /// Carries out the operations one after the other on `document`, which is left half-patched on failure.
 pub(super) fn apply(document: &mut Value, operations: &[Value]) -> Result<(), JsonPatchError> {
     let mut copied = 0;
+    let mut depth = Depth { bound: depth_of(document), measured: 0 };
     for operation in operations {
         let empty = Map::new();
         let members = operation.as_object().unwrap_or(&empty);
@@ -95,8 +103,47 @@ pub(super) fn apply(document: &mut Value, operations: &[Value]) -> Result<(), Js
             "test" => step("test").test(document)?,
             other => return Err(JsonPatchError::Kind(other.to_owned())),
         }
+        depth.after(kind, members, document)?;
     }
     Ok(())
+}
+
+/// An upper bound of the document's depth. Moves and copies can double it, so that without a limit a small patch makes
+/// a document that no walker can descend.
+struct Depth {
+    bound: usize,
+    measured: usize,
+}
+
+impl Depth {
+    fn after(&mut self, kind: &str, members: &Map, document: &Value) -> Result<(), JsonPatchError> {
+        let parts =
+            |member| members.get(member).and_then(Value::as_str).map_or(0, |p| p.matches('/').count());
+        let value = match kind {
+            "add" | "replace" => members.get("value").map_or(0, depth_of),
+            "move" | "copy" => self.bound.saturating_sub(parts("from")),
+            _ => return Ok(()),
+        };
+        self.bound = self.bound.max(parts("path") + value);
+        if self.bound > MAX_DEPTH {
+            self.measured += 1;
+            self.bound = depth_of(document);
+        }
+        if self.bound > MAX_DEPTH || self.measured > MAX_MEASUREMENTS {
+            Err(JsonPatchError::TooDeep)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// Levels of arrays and objects. The value is at most twice as deep as [`MAX_DEPTH`].
+fn depth_of(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(depth_of).max().unwrap_or(0),
+        Value::Object(map) => 1 + map.values().map(depth_of).max().unwrap_or(0),
+        _ => 0,
+    }
 }
 
 impl<'a> Step<'a> {
@@ -396,5 +443,25 @@ mod tests {
         let doubling: Vec<Value> =
             (0..64).map(|_| json!({"op": "copy", "from": "/a", "path": "/a/-"})).collect();
         assert!(matches!(apply(&mut document, &doubling), Err(JsonPatchError::CopySize(_))));
+    }
+
+    #[test]
+    fn depth_is_bounded() {
+        let mut document = json!({"a": {}});
+        let deeper: Vec<Value> = (0..MAX_DEPTH)
+            .flat_map(|_| {
+                [
+                    json!({"op": "add", "path": "/b", "value": {}}),
+                    json!({"op": "move", "from": "/a", "path": "/b/a"}),
+                    json!({"op": "move", "from": "/b", "path": "/a"}),
+                ]
+            })
+            .collect();
+        assert_eq!(apply(&mut document, &deeper), Err(JsonPatchError::TooDeep));
+        // flat work is never measured
+        let mut document = json!({"a": []});
+        let flat: Vec<Value> =
+            (0..10_000).map(|_| json!({"op": "add", "path": "/a/-", "value": {}})).collect();
+        assert_eq!(apply(&mut document, &flat), Ok(()));
     }
 }

@@ -125,7 +125,9 @@ proptest! {
         // the patch that kubectl makes to turn one list into another
         let (schema, root) = schema();
         let (old, new) = (&current["containers"], &wanted["containers"]);
-        prop_assume!(!new.as_array().unwrap().is_empty());
+        if new.as_array().unwrap().is_empty() {
+            return Ok(());
+        }
         let has = |list: &Value, item: &Value| list.as_array().unwrap().iter().any(|i| i["name"] == item["name"]);
         let mut items = new.as_array().unwrap().clone();
         for gone in old.as_array().unwrap().iter().filter(|item| !has(new, item)) {

@@ -75,9 +75,9 @@ impl Patch {
     /// # Errors
     /// 400 when it is malformed, 413 for a JSON Patch of more than [`MAX_JSON_PATCH_OPERATIONS`].
     pub fn parse(kind: PatchType, body: &[u8]) -> Result<Self, Status> {
-        let value = serde_json::from_slice(body)
+        let parsed = crate::json::parse(body)
             .map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?;
-        Self::from_value(kind, value)
+        Self::from_value(kind, parsed.value)
     }
 
     /// A patch from a body that was decoded already, for callers that decode strictly.

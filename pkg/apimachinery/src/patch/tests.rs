@@ -309,7 +309,7 @@ fn bodies() {
             400,
             "error decoding patch: json: cannot unmarshal number into Go value of type jsonpatch.Operation",
         ),
-        (PatchType::Json, "[", 400, "error decoding patch: EOF while parsing a list at line 1 column 1"),
+        (PatchType::Json, "[", 400, "error decoding patch: unexpected end of JSON input"),
         (
             PatchType::Json,
             many.as_str(),

@@ -15,6 +15,7 @@ pub(super) use json::json_escape;
 pub use set::{Entry, Set};
 
 use crate::Value;
+use crate::json::go_quote;
 use crate::patch::compare;
 
 /// One step of a path.
@@ -121,7 +122,7 @@ struct Shown<'a>(&'a Value);
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Value::String(text) => write!(f, "{text:?}"),
+            Value::String(text) => f.write_str(&go_quote(text)),
             Value::Array(items) => {
                 f.write_str("[")?;
                 for (i, item) in items.iter().enumerate() {

@@ -220,6 +220,24 @@ impl Set {
         });
     }
 
+    /// Makes members of the entries at a depth that have members below them, and drops those.
+    #[must_use]
+    pub fn limited(mut self, depth: usize) -> Self {
+        self.cut(depth);
+        self
+    }
+
+    fn cut(&mut self, depth: usize) {
+        for entry in &mut self.entries {
+            if depth > 1 {
+                entry.children.cut(depth - 1);
+            } else if !entry.children.is_empty() {
+                entry.member = true;
+                entry.children = Self::new();
+            }
+        }
+    }
+
     /// Calls `visit` with every member: those of one level first, then those below them, as upstream lists them.
     pub fn for_each(&self, visit: &mut dyn FnMut(&[PathElement])) {
         self.visit(&mut Vec::new(), visit);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Identity, MapShape, Shape, Type, Typed, entries, items};
+use super::{Identity, MAX_OWNED_DEPTH, MapShape, Shape, Type, Typed, entries, items};
 use crate::managedfields::fieldpath::{PathElement, Set};
 use crate::patch::equal;
 use crate::{Map, Value};
@@ -34,6 +34,13 @@ impl Diff {
         self.added.push(element, change == Change::Added, below.added);
     }
 
+    /// Changes below the depth that is owned are modifications of what is.
+    fn limited(self) -> Self {
+        let modified = self.modified.limited(MAX_OWNED_DEPTH);
+        let (removed, added) = (self.removed.limited(MAX_OWNED_DEPTH), self.added.limited(MAX_OWNED_DEPTH));
+        Self { removed: removed.difference(&modified), added: added.difference(&modified), modified }
+    }
+
     fn is_empty(&self) -> bool {
         self.removed.is_empty() && self.modified.is_empty() && self.added.is_empty()
     }
@@ -44,7 +51,7 @@ impl Typed<'_> {
     pub(in crate::managedfields) fn compare(self, ty: Type, old: &Value, new: &Value) -> Diff {
         let mut diff = Diff::default();
         self.differ(ty, Some(old), Some(new), &mut diff);
-        diff
+        diff.limited()
     }
 
     fn differ(self, ty: Type, old: Option<&Value>, new: Option<&Value>, below: &mut Diff) -> Change {

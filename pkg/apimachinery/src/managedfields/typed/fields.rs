@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Shape, Type, Typed, entries, items};
+use super::{MAX_OWNED_DEPTH, Shape, Type, Typed, entries, items};
 use crate::Value;
 use crate::managedfields::fieldpath::{PathElement, Set};
 
@@ -12,7 +12,7 @@ impl Typed<'_> {
     pub(in crate::managedfields) fn field_set(self, ty: Type, value: &Value) -> Set {
         let mut set = Set::new();
         self.collect(ty, value, &mut set);
-        set
+        set.limited(MAX_OWNED_DEPTH)
     }
 
     /// Fills in what is below a value; true when the value itself is a member.

@@ -21,6 +21,10 @@ use super::fieldpath::PathElement;
 use crate::schema::{Field, ListTopology, MapType, NodeId, NodeKind, Scalar, Schema};
 use crate::{Map, Value};
 
+/// Deepest path that has an owner of its own; what is below belongs with it. Managed fields nest as deep as the object
+/// does, inside of it, and an object must be readable with them.
+const MAX_OWNED_DEPTH: usize = 100;
+
 /// A schema as the walkers read it.
 #[derive(Clone, Copy)]
 pub(super) struct Typed<'s> {
@@ -207,34 +211,6 @@ impl<'s> Typed<'s> {
     fn default_of(self, item: Type, key: &str) -> Option<&'s Value> {
         let Type::Node(node) = item else { return None };
         self.schema.field(node, key)?.default.as_deref()
-    }
-
-    /// What Go prints of a new, empty value of a type: what the always printed fields have before anybody sets them.
-    /// Fields of a create are owned by its writer where they differ from this.
-    pub(super) fn blank(self, node: NodeId) -> Value {
-        match &self.schema.node(node).kind {
-            NodeKind::Object(object) => object
-                .fields
-                .iter()
-                .filter(|(_, field)| field.always)
-                .map(|(name, field)| {
-                    let value = if field.pointer { Value::Null } else { self.blank(field.node) };
-                    (name.to_string(), value)
-                })
-                .collect::<Map>()
-                .into(),
-            NodeKind::Scalar(Scalar::Bool) => Value::Bool(false),
-            NodeKind::Scalar(Scalar::Int32 | Scalar::Int64 | Scalar::Float | Scalar::IntOrString) => {
-                Value::from(0)
-            }
-            NodeKind::Scalar(Scalar::String) => Value::from(""),
-            NodeKind::Scalar(Scalar::Quantity) => Value::from("0"),
-            NodeKind::Scalar(Scalar::Duration) => Value::from("0s"),
-            NodeKind::Scalar(Scalar::Bytes | Scalar::Time | Scalar::MicroTime)
-            | NodeKind::Map { .. }
-            | NodeKind::List(_)
-            | NodeKind::Raw => Value::Null,
-        }
     }
 }
 

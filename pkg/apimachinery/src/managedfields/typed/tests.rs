@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::*;
 use crate::managedfields::fieldpath::Set;
-use crate::managedfields::testing::{Types, deployment};
+use crate::managedfields::testing::deployment;
 
 fn spec(content: Value) -> Value {
     json!({ "spec": content })
@@ -202,30 +202,4 @@ fn field_sets() {
     for (object, fields) in cases {
         assert_eq!(typed.field_set(root, &object).to_fields_v1(), fields, "{object}");
     }
-}
-
-#[test]
-fn blank_objects_are_what_go_prints() {
-    let (schema, root) = deployment();
-    assert_eq!(
-        Typed::new(&schema).blank(root),
-        json!({"metadata": {}, "spec": {"containers": null, "selector": null, "strategy": {}}, "status": {}})
-    );
-    let mut t = Types::new();
-    let always = |node| Field { always: true, ..Field::new(node) };
-    let (string, int) = (t.string, t.int);
-    let (flag, time, quantity) = (t.scalar(Scalar::Bool), t.scalar(Scalar::Time), t.scalar(Scalar::Quantity));
-    let root = t.object(vec![
-        ("s", always(string)),
-        ("i", always(int)),
-        ("b", always(flag)),
-        ("t", always(time)),
-        ("q", always(quantity)),
-        ("p", Field { pointer: true, ..always(int) }),
-        ("optional", Field::new(int)),
-    ]);
-    assert_eq!(
-        Typed::new(&t.schema).blank(root),
-        json!({"s": "", "i": 0, "b": false, "t": null, "q": "0", "p": null})
-    );
 }
