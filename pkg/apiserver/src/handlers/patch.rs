@@ -2,8 +2,10 @@
 
 use apimachinery::Value;
 use apimachinery::coerce::{self, FieldValidation};
+use apimachinery::json::go_quote;
 use apimachinery::patch::{Patch, PatchType};
 use apimachinery::status::{FieldError, Status};
+use apimachinery::strict::strict_errors;
 use component::http::Response;
 use http::{StatusCode, header};
 
@@ -41,8 +43,10 @@ pub(crate) async fn handle(exchange: Exchange) -> Result<Response, Status> {
             let error = FieldError::forbidden("force", "may not be specified for non-apply patch");
             return Err(Status::invalid("meta.k8s.io", "PatchOptions", "", &[error]));
         }
+        let (patch, problems) = parse(kind, &exchange.body)?;
         Box::new(Patched {
-            patch: Patch::parse(kind, &exchange.body)?,
+            patch,
+            problems,
             target: &exchange.target,
             context: &exchange.context,
             validation: options.validation,
@@ -58,9 +62,26 @@ pub(crate) async fn handle(exchange: Exchange) -> Result<Response, Status> {
     exchange.respond(code, written.object, &media)
 }
 
+/// A patch and the texts of what strict decoding finds in it: repeated fields, unknown members of operations.
+fn parse(kind: PatchType, body: &[u8]) -> Result<(Patch, Vec<String>), Status> {
+    let parsed = apimachinery::json::parse(body)
+        .map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?;
+    let mut problems = Vec::new();
+    if parsed.has_duplicates {
+        problems = strict_errors(&String::from_utf8_lossy(body), None);
+        if kind == PatchType::Json {
+            problems = problems.iter().map(|problem| format!("json patch {problem}")).collect();
+        }
+    }
+    let patch = Patch::from_value(kind, parsed.value)?;
+    problems.extend(patch.unknown_fields());
+    Ok((patch, problems))
+}
+
 /// A patch in one of the three formats without ownership.
 struct Patched<'a> {
     patch: Patch,
+    problems: Vec<String>,
     target: &'a Target,
     context: &'a RequestContext,
     validation: FieldValidation,
@@ -71,8 +92,18 @@ impl Change for Patched<'_> {
         let served = self.target.served();
         let old = old.cloned().unwrap_or_default();
         let mut new = self.patch.apply(&old, &served.schema, served.root)?;
-        let warnings = coerce::coerce(&served.schema, served.root, &mut new, self.validation)?;
-        self.context.warnings.extend(warnings);
+        let checked = self.validation != FieldValidation::Ignore;
+        let unknown = coerce::fit(&served.schema, served.root, &mut new, checked)
+            .map_err(|error| self.patch.undecodable(&new, &error.to_string()))?;
+        if checked {
+            let unknown = unknown.iter().map(|path| format!("unknown field {}", go_quote(path)));
+            let problems: Vec<String> = self.problems.iter().cloned().chain(unknown).collect();
+            if self.validation == FieldValidation::Strict && !problems.is_empty() {
+                let why = format!("strict decoding error: {}", problems.join(", "));
+                return Err(self.patch.undecodable(&new, &why));
+            }
+            self.context.warnings.extend(problems);
+        }
         same_kind(self.target, &new)?;
         codec::complete(&self.target.descriptor, served, &mut new);
         Ok(new)
