@@ -10,12 +10,11 @@ use component::http::Response;
 use http::{StatusCode, header};
 
 use super::Exchange;
-use crate::codec::{self, Reader};
+use crate::codec;
 use crate::context::RequestContext;
 use crate::core::Target;
 use crate::core::manage::Manage;
 use crate::core::update::{Change, Subject};
-use crate::negotiate::Format;
 use crate::options::{self, WriteOptions};
 
 /// Media type of server-side apply.
@@ -137,13 +136,19 @@ fn apply<'a>(exchange: &'a Exchange, options: &'a WriteOptions) -> Result<Applie
         let error = FieldError::required("fieldManager", "is required for apply patch");
         return Err(Status::invalid("meta.k8s.io", "PatchOptions", "", &[error]));
     }
-    let served = exchange.target.served();
-    let resources = exchange.core().resources.snapshot();
-    let gvk = exchange.target.gvk();
-    let reader = Reader { resources: &resources, gvk: &gvk, schema: &served.schema, root: served.root };
-    let decoded = reader.decode(&exchange.body, Format::Yaml, options.validation)?;
-    exchange.context.warnings.extend(decoded.warnings);
-    let mut object = decoded.value;
+    // as the client sent it: what was pruned or defaulted here would be neither refused nor told from what it wants
+    let (mut object, duplicates) =
+        apimachinery::decode::untyped(&exchange.body, apimachinery::decode::Format::Yaml).map_err(|e| {
+            Status::bad_request(format!("error decoding patch: error converting YAML to JSON: {e}"))
+        })?;
+    match options.validation {
+        FieldValidation::Strict if !duplicates.is_empty() => {
+            let texts = duplicates.join(", ");
+            return Err(Status::bad_request(format!("error strict decoding patch: {texts}")));
+        }
+        FieldValidation::Ignore => {}
+        _ => exchange.context.warnings.extend(duplicates),
+    }
     if let Some(metadata) = apimachinery::meta::metadata_mut(&mut object)
         && !metadata.contains_key("name")
     {
