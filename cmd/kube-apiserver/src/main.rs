@@ -1,3 +1,39 @@
-//! The kube-apiserver binary: flags to configuration to run.
+//! The kube-apiserver binary, drop-in for upstream's.
+//!
+//! A server to try things against, on loopback with fresh certificates (add `--storage-dir DIR` to keep its objects):
+//!
+//! ```text
+//! kube-apiserver dev --dir /tmp/dev --port 16443 &
+//! kubectl --kubeconfig /tmp/dev/kubeconfig get namespaces
+//! ```
+//!
+//! The directory gets `kubeconfig` (cluster administrator), `ca.crt` and `ca.key` (to issue further certificates) and
+//! `sa.key` (signs service account tokens).
 
-fn main() {}
+mod args;
+mod dev;
+
+use clap::Parser as _;
+use component::{flags, logs, shutdown};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> anyhow::Result<()> {
+    component::install_crypto();
+    let arguments = flags::arguments();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    if arguments.get(1).is_some_and(|a| a == "dev") {
+        let args = dev::Args::parse_from(
+            std::iter::once("kube-apiserver dev".to_owned()).chain(arguments.into_iter().skip(2)),
+        );
+        return runtime.block_on(dev::run(args));
+    }
+    let args = args::Args::parse_from(arguments);
+    logs::init(&args.logs);
+    let config = args.into_config()?;
+    runtime.block_on(async {
+        let shutdown = shutdown::on_signals()?;
+        Ok(controlplane::run(config, shutdown).await?)
+    })
+}

@@ -66,8 +66,16 @@ impl Call {
 
     /// Runs the admission chain on the body of this request (its options, for connect-like subresources): the mutating
     /// phase changes `object`, both phases may refuse.
-    pub async fn admit(&self, operation: Operation, object: &mut Value, dry_run: bool) -> Result<(), Status> {
-        self.store.core.admit_body(self, operation, object, dry_run).await
+    pub fn admit<'a>(
+        &'a self,
+        operation: Operation,
+        object: &'a mut Value,
+        dry_run: bool,
+    ) -> impl Future<Output = Result<(), Status>> + Send + 'a {
+        // the future borrows parts, as a request body cannot be shared between threads
+        let (core, context, descriptor) = (&self.store.core, &self.context, &self.descriptor);
+        let subresource = self.subresource.as_ref();
+        async move { core.admit_body(context, descriptor, subresource, operation, object, dry_run).await }
     }
 
     /// Whether `dryRun=All` was asked for; 400 for any other value.

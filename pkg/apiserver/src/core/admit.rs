@@ -2,13 +2,13 @@
 
 use admission::{AdmissionRequest, Notes, Operation};
 use apimachinery::Value;
+use apimachinery::descriptor::{ResourceDescriptor, Subresource};
 use apimachinery::meta::{GroupVersionKind, GroupVersionResource};
 use apimachinery::status::Status;
 use auth::UserInfo;
 
 use super::Core;
 use crate::context::{RequestContext, Warnings};
-use crate::extension::Call;
 
 /// One write on its way through the chain.
 pub(crate) struct Admit<'a> {
@@ -79,15 +79,16 @@ impl Core {
     /// Both phases on the body of a subresource that is no stored object.
     pub(crate) async fn admit_body(
         &self,
-        call: &Call,
+        context: &RequestContext,
+        descriptor: &ResourceDescriptor,
+        subresource: Option<&Subresource>,
         operation: Operation,
         object: &mut Value,
         dry_run: bool,
     ) -> Result<(), Status> {
-        let context: &RequestContext = &call.context;
-        let gvk = match &call.subresource {
+        let gvk = match subresource {
             Some(subresource) => subresource.gvk.clone(),
-            None => call.descriptor.gvk(&context.info.version),
+            None => descriptor.gvk(&context.info.version),
         };
         let admit = Admit {
             operation,

@@ -2,6 +2,7 @@
 
 use apimachinery::Value;
 use apimachinery::decode;
+use apimachinery::descriptor::ResourceDescriptor;
 use apimachinery::meta::str_at;
 use apimachinery::status::{self, Status};
 use component::http::Response;
@@ -33,6 +34,11 @@ const ANSWERS_OBJECT: [(&str, &str); 13] = [
     ("storage.k8s.io", "csistoragecapacities"),
 ];
 
+/// Whether a delete of this resource answers the object.
+pub(crate) fn answers_object(descriptor: &ResourceDescriptor) -> bool {
+    ANSWERS_OBJECT.contains(&(descriptor.group.as_str(), descriptor.plural.as_str()))
+}
+
 pub(crate) async fn handle(exchange: Exchange) -> Result<Response, Status> {
     let media = exchange.media()?;
     let (request, options) = read_request(&exchange)?;
@@ -46,12 +52,10 @@ pub(crate) async fn handle(exchange: Exchange) -> Result<Response, Status> {
     let place = exchange.place();
     let subject = Subject { place: place.clone(), name: exchange.name(), subresource: "" };
     let deleted = exchange.core().delete(&subject, &request, &params).await?;
-    let descriptor = &exchange.target.descriptor;
-    let answers_object = ANSWERS_OBJECT.contains(&(descriptor.group.as_str(), descriptor.plural.as_str()));
     // a client that asked to wait for dependents is told that the wait has begun
     let accepted = !deleted.gone && request.propagation_policy.as_deref() == Some("Foreground");
     let code = if accepted { StatusCode::ACCEPTED } else { StatusCode::OK };
-    if deleted.gone && !answers_object {
+    if deleted.gone && !answers_object(&exchange.target.descriptor) {
         let value = status::success(Some(&details(&place, &deleted.object)));
         let media = negotiate::single(&exchange.parts.headers, &exchange.context.query).unwrap_or(media);
         return respond::object(code, &value, None, &media);

@@ -1,0 +1,210 @@
+//! Definitions of types, as JSON schemas: what both versions of OpenAPI share.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use apimachinery::Value;
+use apimachinery::schema::{
+    Field, ListTopology, MapType, NodeId, NodeKind, ObjectType, PatchStrategy, Scalar, Schema,
+};
+use serde_json::{Map, json};
+
+/// Which OpenAPI is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dialect {
+    /// Swagger 2.0.
+    V2,
+    /// OpenAPI 3.0.
+    V3,
+}
+
+impl Dialect {
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::V2 => "#/definitions/",
+            Self::V3 => "#/components/schemas/",
+        }
+    }
+}
+
+/// Every named type of an arena.
+pub(super) fn named(schema: &Schema) -> BTreeMap<&str, NodeId> {
+    schema.iter().filter(|(_, node)| !node.name.is_empty()).map(|(id, node)| (&*node.name, id)).collect()
+}
+
+/// A reference to a definition.
+pub(super) fn reference(dialect: Dialect, name: &str) -> Value {
+    json!({"$ref": format!("{}{name}", dialect.prefix())})
+}
+
+/// Definitions of these names and of everything they refer to.
+pub(super) fn closure(
+    dialect: Dialect,
+    schema: &Schema,
+    roots: impl IntoIterator<Item = String>,
+) -> Map<String, Value> {
+    let all = named(schema);
+    let mut wanted: Vec<String> = roots.into_iter().collect();
+    let mut seen: BTreeSet<String> = BTreeSet::new();
+    let mut made = BTreeMap::new();
+    while let Some(name) = wanted.pop() {
+        if !seen.insert(name.clone()) {
+            continue;
+        }
+        let Some(id) = all.get(name.as_str()) else {
+            made.insert(name, json!({"type": "object"}));
+            continue;
+        };
+        let mut writer = Writer { dialect, schema, refers: Vec::new() };
+        let definition = writer.definition(*id, &name);
+        made.insert(name, definition);
+        wanted.extend(writer.refers);
+    }
+    made.into_iter().collect()
+}
+
+struct Writer<'a> {
+    dialect: Dialect,
+    schema: &'a Schema,
+    /// Definitions referred to.
+    refers: Vec<String>,
+}
+
+impl Writer<'_> {
+    fn definition(&mut self, id: NodeId, name: &str) -> Value {
+        let mut out = match &self.schema.node(id).kind {
+            NodeKind::Object(object) => self.object(object),
+            _ => self.body(id),
+        };
+        let kinds = apis::catalog().definition(name).map(|d| d.kinds.clone()).unwrap_or_default();
+        if !kinds.is_empty() {
+            out["x-kubernetes-group-version-kind"] = kinds
+                .iter()
+                .map(|k| json!({"group": k.group, "kind": k.kind, "version": k.version}))
+                .collect();
+        }
+        out
+    }
+
+    fn object(&mut self, object: &ObjectType) -> Value {
+        let mut out = json!({"type": "object"});
+        let mut properties = Map::new();
+        let mut required = Vec::new();
+        for (name, field) in &object.fields {
+            properties.insert(name.to_string(), self.field(field));
+            if field.required {
+                required.push(Value::from(&**name));
+            }
+        }
+        if !properties.is_empty() {
+            out["properties"] = Value::Object(properties);
+        }
+        if !required.is_empty() {
+            out["required"] = Value::from(required);
+        }
+        if object.map_type == MapType::Atomic {
+            out["x-kubernetes-map-type"] = json!("atomic");
+        }
+        if object.preserve_unknown {
+            out["x-kubernetes-preserve-unknown-fields"] = json!(true);
+        }
+        out
+    }
+
+    fn field(&mut self, field: &Field) -> Value {
+        let mut out = self.inline(field.node);
+        let default = field.default.as_deref().cloned();
+        if self.dialect == Dialect::V3
+            && let Some(target) = out.as_object_mut().and_then(|o| o.remove("$ref"))
+        {
+            // beside a reference nothing else may stand
+            out = json!({"allOf": [{"$ref": target}]});
+        }
+        if let Some(default) = default
+            && let Some(map) = out.as_object_mut()
+        {
+            map.insert("default".into(), default);
+        }
+        let strategy = match field.patch_strategy {
+            PatchStrategy::Default => "",
+            PatchStrategy::Merge => "merge",
+            PatchStrategy::RetainKeys => "retainKeys",
+            PatchStrategy::MergeRetainKeys => "merge,retainKeys",
+            _ => "replace",
+        };
+        if !strategy.is_empty() {
+            out["x-kubernetes-patch-strategy"] = json!(strategy);
+        }
+        if !field.patch_merge_key.is_empty() {
+            out["x-kubernetes-patch-merge-key"] = json!(field.patch_merge_key);
+        }
+        out
+    }
+
+    /// A use of a type: a reference to a named one, the type itself otherwise.
+    fn inline(&mut self, id: NodeId) -> Value {
+        let name = &self.schema.node(id).name;
+        if name.is_empty() {
+            return self.body(id);
+        }
+        self.refers.push(name.to_string());
+        reference(self.dialect, name)
+    }
+
+    fn body(&mut self, id: NodeId) -> Value {
+        match &self.schema.node(id).kind {
+            NodeKind::Object(object) => self.object(object),
+            NodeKind::Map { value, map_type } => {
+                let value = self.item(*value);
+                let mut out = json!({"type": "object", "additionalProperties": value});
+                if *map_type == MapType::Atomic {
+                    out["x-kubernetes-map-type"] = json!("atomic");
+                }
+                out
+            }
+            NodeKind::List(list) => {
+                let item = self.item(list.item);
+                let mut out = json!({"type": "array", "items": item});
+                match &list.topology {
+                    ListTopology::Atomic => out["x-kubernetes-list-type"] = json!("atomic"),
+                    ListTopology::Set => out["x-kubernetes-list-type"] = json!("set"),
+                    ListTopology::Map(keys) => {
+                        out["x-kubernetes-list-type"] = json!("map");
+                        out["x-kubernetes-list-map-keys"] = keys.iter().map(|k| Value::from(&**k)).collect();
+                    }
+                }
+                out
+            }
+            NodeKind::Scalar(scalar) => self.scalar(*scalar),
+            NodeKind::Raw => json!({"type": "object"}),
+        }
+    }
+
+    fn item(&mut self, id: NodeId) -> Value {
+        let out = self.inline(id);
+        match (self.dialect, out.get("$ref")) {
+            (Dialect::V3, Some(target)) => json!({"allOf": [{"$ref": target}]}),
+            _ => out,
+        }
+    }
+
+    fn scalar(&self, scalar: Scalar) -> Value {
+        match scalar {
+            Scalar::Bool => json!({"type": "boolean"}),
+            Scalar::Int32 => json!({"type": "integer", "format": "int32"}),
+            Scalar::Int64 => json!({"type": "integer", "format": "int64"}),
+            Scalar::Float => json!({"type": "number", "format": "double"}),
+            Scalar::Bytes => json!({"type": "string", "format": "byte"}),
+            Scalar::Time | Scalar::MicroTime => json!({"type": "string", "format": "date-time"}),
+            Scalar::IntOrString => match self.dialect {
+                Dialect::V2 => json!({"type": "string", "format": "int-or-string"}),
+                Dialect::V3 => {
+                    json!({"oneOf": [{"type": "integer"}, {"type": "string"}], "format": "int-or-string"})
+                }
+            },
+            Scalar::Quantity if self.dialect == Dialect::V3 => {
+                json!({"oneOf": [{"type": "string"}, {"type": "number"}]})
+            }
+            _ => json!({"type": "string"}),
+        }
+    }
+}

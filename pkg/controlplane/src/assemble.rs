@@ -1,0 +1,226 @@
+//! The parts of a server, made from its configuration.
+
+use std::sync::Arc;
+
+use apimachinery::descriptor::{Registry, ResourceDescriptor};
+use apis::ServedVersions;
+use auth::ObjectReader;
+use auth::assemble::{Authentication, AuthenticationConfig, Authorization, FrontProxyConfig};
+use auth::authn::front_proxy::FrontProxyHeaders;
+use auth::service_account::{PublicKey, SigningKey};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use storage::Storage;
+
+use crate::config::{Config, Pem, ServingCertificate, StorageConfig};
+
+/// Why a server could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration contradicts itself or asks for what there is not.
+    #[error("{0}")]
+    Config(String),
+    /// A certificate or key cannot be used.
+    #[error(transparent)]
+    Tls(#[from] component::tls::Error),
+    /// The store cannot be opened.
+    #[error("cannot open the store: {0}")]
+    Storage(#[from] storage::Error),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The watch caches do not become ready.
+    #[error("the store could not be read: {0}")]
+    Cache(String),
+    /// An object every cluster starts with cannot be written.
+    #[error("cannot create {resource} at start: {reason}")]
+    Bootstrap {
+        /// The resource.
+        resource: String,
+        /// Why not.
+        reason: String,
+    },
+}
+
+/// An opened store and how to close it.
+#[derive(Clone)]
+pub(crate) struct Store {
+    pub(crate) storage: Arc<dyn Storage>,
+    embedded: Option<Arc<storage::embedded::Embedded>>,
+}
+
+impl Store {
+    pub(crate) async fn open(config: &StorageConfig) -> Result<Self, Error> {
+        let options = storage::embedded::Options::default();
+        match config {
+            StorageConfig::Memory => Ok(Self::embedded(storage::embedded::Embedded::in_memory(options))),
+            StorageConfig::Embedded(dir) => {
+                let dir = dir.clone();
+                let opened =
+                    tokio::task::spawn_blocking(move || storage::embedded::Embedded::open(dir, options));
+                let opened = opened.await.map_err(|e| storage::Error::Unavailable(e.to_string()))??;
+                Ok(Self::embedded(opened))
+            }
+            StorageConfig::Etcd { .. } => Err(Error::Config("etcd is not supported by this build".into())),
+        }
+    }
+
+    fn embedded(engine: Arc<storage::embedded::Embedded>) -> Self {
+        Self { storage: Arc::clone(&engine) as Arc<dyn Storage>, embedded: Some(engine) }
+    }
+
+    pub(crate) async fn close(&self) {
+        if let Some(engine) = &self.embedded {
+            engine.close().await;
+        }
+    }
+}
+
+/// The built-in resources that `--runtime-config` serves.
+pub(crate) fn registry(config: &Config) -> Result<Arc<Registry>, Error> {
+    let entries = config.runtime_config.iter().map(|(k, v)| (k.as_str(), v.as_str()));
+    let served = ServedVersions::from_runtime_config(entries).map_err(|e| Error::Config(e.to_string()))?;
+    let mut resources = apis::resources(&served);
+    let ttl = i64::try_from(config.event_ttl.as_secs()).unwrap_or(i64::MAX);
+    for descriptor in &mut resources {
+        if descriptor.storage.ttl_seconds.is_some_and(|given| given != ttl) {
+            Arc::make_mut(descriptor).storage.ttl_seconds = Some(ttl);
+        }
+    }
+    Ok(Arc::new(Registry::new(resources)))
+}
+
+/// Whether a resource is kept in the store; what can be listed but not watched is made up by handlers.
+pub(crate) fn is_stored(descriptor: &ResourceDescriptor) -> bool {
+    descriptor.versions.iter().any(|v| v.verbs.contains("watch"))
+}
+
+fn certificates(pem: &Pem) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let bytes = pem.read()?;
+    let parsed: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
+    parsed.map_err(|e| Error::Config(format!("CA certificates: {e}")))
+}
+
+/// Keys of service account tokens: those that verify, and the one that signs.
+pub(crate) struct ServiceAccountKeys {
+    pub(crate) verify: Vec<PublicKey>,
+    pub(crate) sign: Option<SigningKey>,
+}
+
+pub(crate) fn service_account_keys(config: &Config) -> Result<ServiceAccountKeys, Error> {
+    let invalid = |e: auth::service_account::KeyError| Error::Config(format!("service account key: {e}"));
+    let mut verify = Vec::new();
+    for pem in &config.service_account_keys {
+        verify.extend(PublicKey::all_from_pem(&pem.read()?).map_err(invalid)?);
+    }
+    let sign = match &config.service_account_signing_key {
+        None => None,
+        Some(pem) => Some(SigningKey::from_pem(&pem.read()?).map_err(invalid)?),
+    };
+    if let (Some(key), true) = (&sign, verify.is_empty()) {
+        verify.push(key.public().clone());
+    }
+    if sign.is_some() && config.service_account_issuers.is_empty() {
+        return Err(Error::Config("service-account-issuer is a required flag".into()));
+    }
+    Ok(ServiceAccountKeys { verify, sign })
+}
+
+pub(crate) fn authentication(
+    config: &Config,
+    keys: &ServiceAccountKeys,
+    objects: &Arc<dyn ObjectReader>,
+) -> Result<Authentication, Error> {
+    let front_proxy = match &config.front_proxy {
+        None => None,
+        Some(proxy) => Some(FrontProxyConfig {
+            ca: certificates(&proxy.client_ca)?,
+            allowed_names: proxy.allowed_names.clone(),
+            headers: FrontProxyHeaders {
+                username: proxy.username_headers.clone(),
+                uid: proxy.uid_headers.clone(),
+                group: proxy.group_headers.clone(),
+                extra_prefix: proxy.extra_header_prefixes.clone(),
+            },
+        }),
+    };
+    let static_tokens = match &config.token_file {
+        None => None,
+        Some(path) => Some(String::from_utf8_lossy(&component::tls::read(path)?).into_owned()),
+    };
+    let authentication = AuthenticationConfig {
+        client_ca: config.client_ca.as_ref().map(certificates).transpose()?.unwrap_or_default(),
+        front_proxy,
+        static_tokens,
+        bootstrap_tokens: config.bootstrap_tokens,
+        issuers: config.service_account_issuers.clone(),
+        service_account_keys: keys.verify.clone(),
+        api_audiences: config.api_audiences.clone(),
+        anonymous: config.anonymous,
+    };
+    Authentication::new(&authentication, objects).map_err(|e| Error::Config(e.to_string()))
+}
+
+pub(crate) fn authorization(
+    config: &Config,
+    objects: &Arc<dyn ObjectReader>,
+) -> Result<Authorization, Error> {
+    Authorization::new(&config.authorization_modes, objects).map_err(|e| Error::Config(e.to_string()))
+}
+
+/// TLS of the listener. Client certificates are asked for and checked against every CA that names clients.
+pub(crate) fn tls(
+    config: &Config,
+) -> Result<(Arc<rustls::ServerConfig>, Arc<component::tls::ServerCertificate>), Error> {
+    let certificate = match &config.certificate {
+        ServingCertificate::Given(cert, key) => match (cert.path(), key.path()) {
+            (Some(cert), Some(key)) => component::tls::ServerCertificate::from_files(cert, key)?,
+            _ => component::tls::ServerCertificate::fixed(&cert.read()?, &key.read()?)?,
+        },
+        ServingCertificate::SelfSigned => {
+            let pem = component::pki::self_signed("kube-apiserver", &hosts(config))?;
+            component::tls::ServerCertificate::fixed(pem.cert.as_bytes(), pem.key.as_bytes())?
+        }
+    };
+    let mut roots = Vec::new();
+    if let Some(ca) = &config.client_ca {
+        roots.extend(ca.read()?);
+    }
+    if let Some(proxy) = &config.front_proxy {
+        roots.push(b'\n');
+        roots.extend(proxy.client_ca.read()?);
+    }
+    let roots = if roots.is_empty() { None } else { Some(component::tls::roots(&roots)?) };
+    let tls = component::tls::server_config(Arc::clone(&certificate), roots)?;
+    Ok((tls, certificate))
+}
+
+/// Names and addresses the server is known by.
+pub(crate) fn hosts(config: &Config) -> Vec<component::pki::Host> {
+    let mut hosts: Vec<component::pki::Host> = [
+        "localhost",
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "kubernetes.default.svc.cluster.local",
+        "127.0.0.1",
+    ]
+    .into_iter()
+    .map(component::pki::Host::from)
+    .collect();
+    let more = [Some(config.advertised()), config.service_ip()];
+    hosts.extend(more.into_iter().flatten().map(component::pki::Host::from));
+    hosts.extend(config.external_host.as_deref().map(component::pki::Host::from));
+    let mut distinct = Vec::new();
+    for host in hosts {
+        if !distinct.contains(&host) {
+            distinct.push(host);
+        }
+    }
+    distinct
+}

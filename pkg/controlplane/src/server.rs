@@ -1,0 +1,237 @@
+//! A running server.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use apiserver::{Health, Limits, ResourceStore, Server, ServerBuilder};
+use auth::UserInfo;
+use component::metrics::Metrics;
+use component::serving;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::assemble::{self, Error, Store};
+use crate::bootstrap::Bootstrap;
+use crate::config::Config;
+use crate::issuer::{self, Document};
+use crate::maintenance::{self, Endpoints};
+
+/// Longest the caches may take to read the store at start.
+const WARM_TIMEOUT: Duration = Duration::from_mins(1);
+/// Longest requests under way may take once shutdown has begun.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// A listener for the runtime from one that was opened before there was a runtime.
+fn reopen(listener: &std::net::TcpListener) -> std::io::Result<TcpListener> {
+    let listener = listener.try_clone()?;
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
+}
+
+/// A running API server. Ends when its shutdown token is cancelled.
+pub struct ControlPlane {
+    server: Arc<Server>,
+    address: SocketAddr,
+    tasks: TaskTracker,
+}
+
+impl ControlPlane {
+    /// Starts a server, and returns when it is ready: caches have read the store, bootstrap objects exist, and
+    /// `/readyz` says so on the network.
+    pub async fn start(config: Config, shutdown: CancellationToken) -> Result<Self, Error> {
+        let listener = TcpListener::bind(config.bind)
+            .await
+            .map_err(|source| Error::Listen { address: config.bind, source })?;
+        let address =
+            listener.local_addr().map_err(|source| Error::Listen { address: config.bind, source })?;
+        let (tls, certificate) = assemble::tls(&config)?;
+        let store = Store::open(&config.storage).await?;
+        let resources = ResourceStore::new(assemble::registry(&config)?, Arc::clone(&store.storage));
+        let state = Arc::new(State::default());
+        let server = build(&config, &resources, &store, &state, address)?;
+        let tasks = TaskTracker::new();
+        // what serves ends when requests should no longer come, what they need after they are done
+        let (stop_serving, stop_rest) = (CancellationToken::new(), CancellationToken::new());
+        let limits =
+            serving::Limits { streams: config.http2_streams, drain: DRAIN, ..serving::Limits::default() };
+        for listener in &config.listeners {
+            let listener = reopen(listener)
+                .map_err(|source| Error::Listen { address: config.bind, source })?;
+            let handler = Arc::clone(&server) as Arc<dyn serving::Handler>;
+            tasks.spawn(serving::serve(
+                listener,
+                Some(Arc::clone(&tls)),
+                handler,
+                limits.clone(),
+                stop_serving.clone(),
+            ));
+        }
+        let serving = tasks.spawn(serving::serve(
+            listener,
+            Some(tls),
+            Arc::clone(&server) as Arc<dyn serving::Handler>,
+            limits,
+            stop_serving.clone(),
+        ));
+        tasks.spawn(certificate.follow(shutdown.clone()));
+        let started = async {
+            resources
+                .warm(assemble::is_stored, WARM_TIMEOUT)
+                .await
+                .map_err(|status| Error::Cache(status.message))?;
+            state.warm.store(true, Ordering::Release);
+            Bootstrap::new(resources.clone()).run(&config, address.port()).await
+        };
+        if let Err(error) = started.await {
+            stop_serving.cancel();
+            resources.stop().await;
+            store.close().await;
+            return Err(error);
+        }
+        let endpoints =
+            Endpoints { store: resources.clone(), address: config.advertised(), port: address.port() };
+        if let Err(status) = endpoints.reconcile().await {
+            tracing::warn!(error = %status, "the kubernetes endpoints could not be written");
+        }
+        tasks.spawn(endpoints.keep(shutdown.clone()));
+        tasks.spawn(maintenance::compact(
+            Arc::clone(&store.storage),
+            config.compaction_interval,
+            shutdown.clone(),
+        ));
+        state.bootstrapped.store(true, Ordering::Release);
+        tracing::info!(%address, "serving");
+        tasks.spawn(async move {
+            shutdown.cancelled().await;
+            state.stopping.store(true, Ordering::Release);
+            tokio::time::sleep(config.shutdown_delay).await;
+            stop_serving.cancel();
+            // watches end with their caches, so that connections can drain
+            resources.stop().await;
+            let _ = serving.await;
+            store.close().await;
+            stop_rest.cancel();
+        });
+        tasks.close();
+        Ok(Self { server, address, tasks })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The server itself.
+    pub fn server(&self) -> &Arc<Server> {
+        &self.server
+    }
+
+    /// A client inside the process that acts as a user.
+    pub fn in_process_client(&self, user: UserInfo) -> kube::Client {
+        crate::inprocess::client(&self.server, user)
+    }
+
+    /// Waits until the server has ended, after its shutdown token was cancelled.
+    pub async fn wait(&self) {
+        self.tasks.wait().await;
+    }
+}
+
+/// How far the server has come, for its health checks.
+#[derive(Default)]
+struct State {
+    warm: AtomicBool,
+    bootstrapped: AtomicBool,
+    stopping: AtomicBool,
+}
+
+fn health(store: &Store, resources: &ResourceStore, state: &Arc<State>) -> Health {
+    let health = Health::default();
+    for checks in [&health.healthz, &health.livez, &health.readyz] {
+        checks.add("log", || Ok(()));
+        let storage = Arc::clone(&store.storage);
+        checks.add_async(
+            "etcd",
+            Arc::new(move || {
+                let storage = Arc::clone(&storage);
+                Box::pin(async move { storage.current_revision().await.map(drop).map_err(|e| e.to_string()) })
+            }),
+        );
+        for hook in [
+            "poststarthook/rbac/bootstrap-roles",
+            "poststarthook/scheduling/bootstrap-system-priority-classes",
+        ] {
+            let state = Arc::clone(state);
+            checks.add(hook, move || flag(&state.bootstrapped, "not finished"));
+        }
+    }
+    let warm = Arc::clone(state);
+    let caches = resources.clone();
+    health.readyz.add("informer-sync", move || {
+        flag(&warm.warm, "caches are not read yet")?;
+        if caches.ready() { Ok(()) } else { Err("a cache is not ready".into()) }
+    });
+    let stopping = Arc::clone(state);
+    health.readyz.add("shutdown", move || {
+        if stopping.stopping.load(Ordering::Acquire) {
+            Err("process is shutting down".into())
+        } else {
+            Ok(())
+        }
+    });
+    health
+}
+
+fn flag(flag: &AtomicBool, otherwise: &str) -> Result<(), String> {
+    if flag.load(Ordering::Acquire) { Ok(()) } else { Err(otherwise.to_owned()) }
+}
+
+fn build(
+    config: &Config,
+    resources: &ResourceStore,
+    store: &Store,
+    state: &Arc<State>,
+    address: SocketAddr,
+) -> Result<Arc<Server>, Error> {
+    let objects = resources.object_reader();
+    let keys = assemble::service_account_keys(config)?;
+    let authentication = assemble::authentication(config, &keys, &objects)?;
+    let authorization = assemble::authorization(config, &objects)?;
+    let dependencies = admission::plugins::Dependencies {
+        source: resources.reader(),
+        authorizer: Arc::clone(&authorization.authorizer) as Arc<dyn auth::Authorizer>,
+    };
+    let chain = admission::plugins::chain(&config.enable_admission, &config.disable_admission, &dependencies)
+        .map_err(|e| Error::Config(e.to_string()))?;
+    let advertised = SocketAddr::new(config.advertised(), address.port());
+    let mut builder = ServerBuilder::new(
+        resources.clone(),
+        Arc::clone(&authentication.requests),
+        Arc::clone(&authorization.authorizer) as Arc<dyn auth::Authorizer>,
+    )
+    .admission(chain)
+    .health(health(store, resources, state))
+    .metrics(Metrics::new())
+    .address(advertised.to_string())
+    .limits(Limits {
+        request_timeout: config.request_timeout,
+        min_request_timeout: config.min_request_timeout,
+        reads_inflight: config.reads_inflight,
+        writes_inflight: config.writes_inflight,
+    });
+    if let (Some(issuer), false) = (config.service_account_issuers.first(), keys.verify.is_empty()) {
+        let jwks_uri = config
+            .service_account_jwks_uri
+            .clone()
+            .unwrap_or_else(|| format!("https://{advertised}{}", issuer::JWKS));
+        let configuration = auth::service_account::discovery::configuration(issuer, &jwks_uri, &keys.verify);
+        let jwks = auth::service_account::discovery::jwks(&keys.verify);
+        builder = builder
+            .path(issuer::CONFIGURATION, Arc::new(Document::configuration(&configuration)))
+            .path(issuer::JWKS, Arc::new(Document::jwks(&jwks)));
+    }
+    Ok(builder.build())
+}
