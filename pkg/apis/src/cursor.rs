@@ -55,11 +55,6 @@ impl<'a> At<'a> {
         Self { value: Some(value), path: None }
     }
 
-    /// The same path in another object.
-    pub(crate) fn with(&self, value: Option<&'a Value>) -> Self {
-        Self { value: value.filter(|v| !v.is_null()), path: self.path.clone() }
-    }
-
     fn child(&self, value: Option<&'a Value>, step: Step<'a>) -> Self {
         let segment = Segment { parent: self.path.clone(), step };
         Self { value: value.filter(|v| !v.is_null()), path: Some(Rc::new(segment)) }

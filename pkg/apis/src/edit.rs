@@ -22,11 +22,6 @@ pub(crate) fn maps_in<'a>(map: &'a mut Map, name: &str) -> impl Iterator<Item = 
     map.get_mut(name).and_then(Value::as_array_mut).into_iter().flatten().filter_map(Value::as_object_mut)
 }
 
-/// The object's map at a path of fields.
-pub(crate) fn map_in<'a>(object: &'a mut Value, path: &[&str]) -> Option<&'a mut Map> {
-    path.iter().try_fold(object.as_object_mut()?, |map, name| map_at(map, name))
-}
-
 /// The object's spec, made if absent.
 pub(crate) fn spec(object: &mut Value) -> Option<&mut Map> {
     map_or_new(object.as_object_mut()?, "spec")
@@ -90,11 +85,4 @@ pub(crate) fn keep_in(new: &mut Value, old: &Value, parent: &str, name: &str) {
         Some(value) => map.insert(name.into(), value),
         None => map.remove(name),
     };
-}
-
-/// Removes a field.
-pub(crate) fn remove(object: &mut Value, name: &str) {
-    if let Some(map) = object.as_object_mut() {
-        map.remove(name);
-    }
 }

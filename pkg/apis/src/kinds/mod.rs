@@ -1,9 +1,15 @@
 //! What is special about each kind: strategy, table columns, selectable fields; one module a group.
 
+mod admission;
+mod batch;
 mod core;
+mod cron;
 mod discovery;
+mod more;
+mod networking;
 mod node;
 mod pod;
+mod policy;
 mod print;
 mod rbac;
 mod resources;
@@ -52,7 +58,7 @@ fn rules(group: &str, plural: &str) -> &'static Rules {
         ("", "configmaps") => &core::CONFIG_MAPS,
         ("", "secrets") => &core::SECRETS,
         ("", "serviceaccounts") => &core::SERVICE_ACCOUNTS,
-        ("", "events") | ("events.k8s.io", "events") => &core::EVENTS,
+        ("" | "events.k8s.io", "events") => &core::EVENTS,
         ("", "endpoints") => &core::ENDPOINTS,
         ("", "limitranges") => &core::LIMIT_RANGES,
         ("", "resourcequotas") => &core::RESOURCE_QUOTAS,
@@ -77,6 +83,47 @@ fn rules(group: &str, plural: &str) -> &'static Rules {
         ("storage.k8s.io", "csinodes") => &storage::CSI_NODES,
         ("storage.k8s.io", "csidrivers") => &storage::CSI_DRIVERS,
         ("storage.k8s.io", "csistoragecapacities") => &storage::CAPACITIES,
+        ("batch", "jobs") => &batch::JOBS,
+        ("batch", "cronjobs") => &batch::CRON_JOBS,
+        ("networking.k8s.io", "ingresses") => &networking::INGRESSES,
+        ("networking.k8s.io", "ingressclasses") => &networking::INGRESS_CLASSES,
+        ("networking.k8s.io", "networkpolicies") => &networking::NETWORK_POLICIES,
+        ("networking.k8s.io", "servicecidrs") => &networking::SERVICE_CIDRS,
+        ("networking.k8s.io", "ipaddresses") => &networking::IP_ADDRESSES,
+        ("policy", "poddisruptionbudgets") => &policy::BUDGETS,
+        ("autoscaling", "horizontalpodautoscalers") => &policy::AUTOSCALERS,
+        ("scheduling.k8s.io", "priorityclasses") => &policy::PRIORITY_CLASSES,
+        ("scheduling.k8s.io", "podgroups" | "workloads") => &policy::POD_GROUPS,
+        ("node.k8s.io", "runtimeclasses") => &policy::RUNTIME_CLASSES,
+        ("apiextensions.k8s.io", "customresourcedefinitions") => &admission::DEFINITIONS,
+        ("apiregistration.k8s.io", "apiservices") => &admission::API_SERVICES,
+        _ => more_rules(group, plural),
+    }
+}
+
+/// Rules of the kinds that ordinary workloads seldom meet.
+fn more_rules(group: &str, plural: &str) -> &'static Rules {
+    match (group, plural) {
+        ("admissionregistration.k8s.io", "validatingwebhookconfigurations") => {
+            &admission::VALIDATING_WEBHOOKS
+        }
+        ("admissionregistration.k8s.io", "mutatingwebhookconfigurations") => &admission::MUTATING_WEBHOOKS,
+        ("admissionregistration.k8s.io", "validatingadmissionpolicies") => &admission::VALIDATING_POLICIES,
+        ("admissionregistration.k8s.io", "mutatingadmissionpolicies") => &admission::MUTATING_POLICIES,
+        ("admissionregistration.k8s.io", "validatingadmissionpolicybindings") => {
+            &admission::VALIDATING_BINDINGS
+        }
+        ("admissionregistration.k8s.io", "mutatingadmissionpolicybindings") => &admission::MUTATING_BINDINGS,
+        ("certificates.k8s.io", "certificatesigningrequests") => &more::SIGNING_REQUESTS,
+        ("certificates.k8s.io", "clustertrustbundles") => &more::TRUST_BUNDLES,
+        ("flowcontrol.apiserver.k8s.io", "flowschemas") => &more::FLOW_SCHEMAS,
+        ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations") => &more::PRIORITY_LEVELS,
+        ("resource.k8s.io", "resourceclaims") => &more::RESOURCE_CLAIMS,
+        ("resource.k8s.io", "resourceclaimtemplates") => &more::CLAIM_TEMPLATES,
+        ("resource.k8s.io", "deviceclasses") => &more::DEVICE_CLASSES,
+        ("resource.k8s.io", "resourceslices") => &more::RESOURCE_SLICES,
+        ("internal.apiserver.k8s.io", "storageversions") => &more::STORAGE_VERSIONS,
+        ("storagemigration.k8s.io", "storageversionmigrations") => &more::MIGRATIONS,
         _ => &DEFAULT,
     }
 }

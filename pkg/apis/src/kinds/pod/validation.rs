@@ -2,7 +2,7 @@
 //!
 //! Source: `ValidatePodSpec` in `pkg/apis/core/validation`; errors come in its order.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use apimachinery::Value;
 use apimachinery::objectmeta;
@@ -211,12 +211,12 @@ fn dns_config(errors: &mut Errors, config: &At<'_>, policy: &str) {
 }
 
 fn scheduling_gates(errors: &mut Errors, gates: &At<'_>) {
-    let mut seen = BTreeMap::new();
+    let mut seen = BTreeSet::new();
     for gate in gates.items() {
         let name = gate.get("name");
         let problems = names::label_key(name.text());
         errors.extend(problems.into_iter().map(|p| gate.invalid_value(name.text(), p)));
-        if seen.insert(name.text(), ()).is_some() {
+        if !seen.insert(name.text()) {
             errors.push(gate.invalid_value(name.text(), "duplicate scheduling gate"));
         }
     }

@@ -1,6 +1,6 @@
 //! Warnings of pod specs. Source: `pkg/api/pod/warnings.go`.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use crate::cursor::At;
 use crate::kinds::resources::quantity;
@@ -53,12 +53,12 @@ fn duplicates<'a>(warnings: &mut Vec<String>, list: &At<'a>, key: &'a str) {
 }
 
 fn of_container(warnings: &mut Vec<String>, container: &At<'_>) {
-    let mut defined: BTreeMap<&str, ()> = BTreeMap::new();
+    let mut defined: BTreeSet<&str> = BTreeSet::new();
     for variable in container.get("env").items() {
         let name = variable.get("name").text();
         // a variable that refers to its former value is meant
         let refers = variable.get("value").text().contains(&format!("$({name})"));
-        if defined.insert(name, ()).is_some() && !refers {
+        if !defined.insert(name) && !refers {
             let path = variable.path();
             warnings.push(format!(
                 "{path}: hides previous definition of {name:?}, which may be dropped when using apply"
