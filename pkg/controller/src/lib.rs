@@ -10,10 +10,14 @@ pub mod config;
 
 mod context;
 mod deployment;
+mod discovery;
 mod endpoints;
 mod expectations;
+mod gc;
 mod manager;
+mod namespace;
 mod namespaced_default;
+mod nodes;
 mod owner;
 mod pods;
 mod replicas;

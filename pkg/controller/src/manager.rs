@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use crate::config::{Config, enabled};
 use crate::context::Context;
-use crate::{deployment, endpoints, namespaced_default, replicas};
+use crate::{deployment, endpoints, gc, namespace, namespaced_default, nodes, replicas};
 
 /// Longest wait for running syncs at shutdown.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -56,6 +56,11 @@ pub(crate) const CONTROLLERS: &[Descriptor] = &[
     on("deployment-controller", &["deployment"], deployment::start),
     on("endpointslice-controller", &["endpointslice"], endpoints::start_slices),
     on("endpoints-controller", &["endpoint"], endpoints::start_endpoints),
+    on("namespace-controller", &["namespace"], namespace::start),
+    on("garbage-collector-controller", &["garbagecollector"], gc::start),
+    on("node-ipam-controller", &["nodeipam"], nodes::start_ipam),
+    on("node-lifecycle-controller", &["nodelifecycle"], nodes::start_lifecycle),
+    on("taint-eviction-controller", &[], nodes::start_taint_eviction),
 ];
 
 /// Names of all controllers, for help texts and for checking `--controllers`.

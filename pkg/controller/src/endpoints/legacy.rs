@@ -155,8 +155,7 @@ fn pack(service: &Service, pods: &[Arc<Pod>]) -> Vec<EndpointSubset> {
     let headless_without_ports = ports.is_empty() && is_headless(service);
     let family = service.spec.as_ref().and_then(|spec| spec.ip_families.as_ref()?.first().cloned());
     // (ready, address) by ports; a pod that lacks a named port is in the groups of the others
-    let mut groups: BTreeMap<String, Group> =
-        BTreeMap::new();
+    let mut groups: BTreeMap<String, Group> = BTreeMap::new();
     for pod in pods {
         let wants_v6 = family.as_deref() == Some("IPv6");
         let Some(ip) = pod_addresses(pod).into_iter().find(|ip| ip.contains(':') == wants_v6) else {
