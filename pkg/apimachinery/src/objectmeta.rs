@@ -350,7 +350,7 @@ mod tests {
                 "metadata.managedFields[0].operation: Unsupported value: \"Patch\": supported values: \"Apply\", \
                  \"Update\"",
                 "metadata.managedFields[0].fieldsType: Invalid value: \"x\": must be `FieldsV1`",
-                "metadata.managedFields[0].manager: Invalid value: \"a\\u{7}\": invalid character U+0007 (at position 1)",
+                "metadata.managedFields[0].manager: Invalid value: \"a\\a\": invalid character U+0007 (at position 1)",
             ]
         );
         let big = json!({"name": "a", "annotations": {"a": "x".repeat(ANNOTATIONS_MAX_BYTES)}});

@@ -7,6 +7,7 @@ use std::fmt;
 
 use serde_json::json;
 
+use crate::json::go_quote;
 use crate::meta::GroupResource;
 use crate::{Map, Value};
 
@@ -164,7 +165,7 @@ impl FieldError {
         let detail = if supported.is_empty() {
             String::new()
         } else {
-            let quoted: Vec<String> = supported.iter().map(|v| format!("{v:?}")).collect();
+            let quoted: Vec<String> = supported.iter().map(|v| go_quote(v)).collect();
             format!("supported values: {}", quoted.join(", "))
         };
         Self::new(FieldErrorKind::NotSupported, field, value.into(), detail)
@@ -172,16 +173,18 @@ impl FieldError {
 
     /// `field: Too long: may not be more than MAX bytes`.
     pub fn too_long(field: impl Into<String>, max: usize) -> Self {
-        Self::new(FieldErrorKind::TooLong, field, Value::Null, format!("may not be more than {max} bytes"))
+        let bytes = if max == 1 { "byte" } else { "bytes" };
+        Self::new(FieldErrorKind::TooLong, field, Value::Null, format!("may not be more than {max} {bytes}"))
     }
 
     /// `field: Too many: ACTUAL: must have at most MAX items`.
     pub fn too_many(field: impl Into<String>, actual: usize, max: usize) -> Self {
+        let items = if max == 1 { "item" } else { "items" };
         Self::new(
             FieldErrorKind::TooMany,
             field,
             Value::from(actual),
-            format!("must have at most {max} items"),
+            format!("must have at most {max} {items}"),
         )
     }
 
@@ -198,7 +201,7 @@ impl FieldError {
         if shows_value {
             text.push_str(": ");
             match &self.value {
-                Value::String(s) => text.push_str(&format!("{s:?}")),
+                Value::String(s) => text.push_str(&go_quote(s)),
                 Value::Null => text.push_str("null"),
                 other => text.push_str(&other.to_string()),
             }

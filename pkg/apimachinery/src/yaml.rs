@@ -38,17 +38,29 @@ fn options(duplicates: DuplicateKeyPolicy) -> Options {
     options
 }
 
-fn read(text: &str, duplicates: DuplicateKeyPolicy) -> Result<Value, serde_saphyr::Error> {
-    let mut value: Value = serde_saphyr::from_str_with_options(text, options(duplicates))?;
-    whole_numbers(&mut value);
-    Ok(value)
+type Documents = Result<Vec<Value>, serde_saphyr::Error>;
+
+/// The documents of a text; empty ones are left out, unless there is no other.
+fn read(text: &str, duplicates: DuplicateKeyPolicy) -> Documents {
+    let first: Result<Value, _> = serde_saphyr::from_str_with_options(text, options(duplicates));
+    let mut documents = match first {
+        Ok(only) => vec![only],
+        Err(error) => match error.without_snippet() {
+            serde_saphyr::Error::MultipleDocuments { .. } => {
+                serde_saphyr::from_multiple_with_options(text, options(duplicates))?
+            }
+            _ => return Err(error),
+        },
+    };
+    documents.iter_mut().for_each(whole_numbers);
+    Ok(documents)
 }
 
 /// [`read`] and `then` on a thread with enough stack.
 fn read_aside<T: Send>(
     text: &str,
     duplicates: DuplicateKeyPolicy,
-    then: impl FnOnce(Result<Value, serde_saphyr::Error>) -> T + Send,
+    then: impl FnOnce(Documents) -> T + Send,
 ) -> Result<T, YamlError> {
     let failed = |what: &str| YamlError(format!("the document could not be read: {what}"));
     std::thread::scope(|scope| {
@@ -76,7 +88,7 @@ fn whole_numbers(value: &mut Value) {
     }
 }
 
-/// Reads one document; of a repeated key the last value stands.
+/// Reads the first document; of a repeated key the last value stands.
 ///
 /// JSON is YAML, and clients send it as such (server-side apply): it is read as JSON, which is faster and may be deeper.
 pub fn parse(bytes: &[u8]) -> Result<Value, YamlError> {
@@ -93,7 +105,18 @@ pub fn parse(bytes: &[u8]) -> Result<Value, YamlError> {
             Err(_) => {}
         }
     }
-    read_aside(&text, DuplicateKeyPolicy::LastWins, |read| read.map_err(|error| explain(&error)))?
+    Ok(documents(&text)?.into_iter().next().unwrap_or_default())
+}
+
+fn documents(text: &str) -> Result<Vec<Value>, YamlError> {
+    read_aside(text, DuplicateKeyPolicy::LastWins, |read| read.map_err(|error| explain(&error)))?
+}
+
+/// Reads every document of a manifest, without the empty ones; of a repeated key the last value stands.
+pub fn parse_all(bytes: &[u8]) -> Result<Vec<Value>, YamlError> {
+    let mut documents = documents(&String::from_utf8_lossy(bytes))?;
+    documents.retain(|document| !document.is_null());
+    Ok(documents)
 }
 
 /// The first repeated key of a document that [`parse`] reads, in the words of upstream's strict reader.
@@ -151,6 +174,16 @@ mod tests {
             json!({"mode": 420, "yes": true, "1": true, "n": null, "true": "no", "f": 1, "g": 1000, "h": 1.5,
                 "t": "2026-01-02", "base": {"a": 1}, "use": {"a": 1, "c": 16}, "big": 1.234_567_890_123_456_8e22})
         );
+    }
+
+    #[test]
+    fn documents_are_told_apart() {
+        let text = b"# first\na: 1\n---\n---\nb: 2.0\n---\n# nothing\n";
+        assert_eq!(parse(text).unwrap(), json!({"a": 1}));
+        assert_eq!(parse_all(text).unwrap(), [json!({"a": 1}), json!({"b": 2})]);
+        assert_eq!(parse_all(b"a: 1").unwrap(), [json!({"a": 1})]);
+        assert_eq!(parse_all(b"").unwrap(), [Value::Null; 0]);
+        assert_eq!(parse(b"").unwrap(), Value::Null);
     }
 
     #[test]
