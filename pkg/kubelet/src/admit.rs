@@ -21,8 +21,6 @@ pub struct Room {
     pub allowed_sysctls: Vec<String>,
     /// Pressure conditions in force: `MemoryPressure`...
     pub pressure: Vec<&'static str>,
-    /// The node is shutting down.
-    pub shutting_down: bool,
 }
 
 fn refused(reason: &str, message: String) -> Option<Ended> {
@@ -31,9 +29,6 @@ fn refused(reason: &str, message: String) -> Option<Ended> {
 
 /// Why a pod is refused, if it is. `others` are the pods here that are not over.
 pub fn refuse(pod: &Pod, others: &[Arc<Pod>], room: &Room) -> Option<Ended> {
-    if room.shutting_down {
-        return refused("NodeShutdown", "Pod was rejected as the node is shutting down.".to_owned());
-    }
     let critical = pod.spec().priority.unwrap_or(0) >= 2_000_000_000 || pod.is_static();
     if !room.pressure.is_empty() && !critical {
         let memory_only = room.pressure == ["MemoryPressure"];

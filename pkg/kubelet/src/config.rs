@@ -162,14 +162,12 @@ pub struct Config {
     pub profiling: bool,
     pub provider_id: String,
     pub crash_loop_max: Duration,
-    pub shutdown_grace: Duration,
-    pub shutdown_grace_critical: Duration,
     pub pod_cidr: Option<String>,
 }
 
 const DEFAULT_ENDPOINT: &str = "unix:///run/containerd/containerd.sock";
 const DEFAULT_ROOT: &str = "/var/lib/kubelet";
-/// Shares of pods' containers that restart: the least the maximum back-off may be set to is a second.
+/// Longest restart back-off unless configured.
 const CRASH_LOOP_MAX: Duration = Duration::from_secs(300);
 
 impl KubeletConfiguration {
@@ -296,8 +294,6 @@ impl Config {
                 .as_ref()
                 .and_then(|c| c.max_container_restart_period)
                 .map_or(CRASH_LOOP_MAX, |d| d.0),
-            shutdown_grace: duration(file.shutdown_grace_period, 0),
-            shutdown_grace_critical: duration(file.shutdown_grace_period_critical_pods, 0),
             pod_cidr: file.pod_cidr.clone().filter(|c| !c.is_empty()),
         };
         config.check()?;

@@ -13,6 +13,7 @@ pub mod config;
 pub mod container;
 pub mod decide;
 pub mod env;
+pub mod eviction;
 pub mod images;
 pub mod kubelet;
 pub mod logs;
@@ -30,8 +31,10 @@ pub mod runtime;
 pub mod sandbox;
 pub mod security;
 mod server;
+pub mod statics;
 pub mod status;
 pub mod statuses;
+pub mod upkeep;
 pub mod volumes;
 pub mod worker;
 

@@ -28,6 +28,11 @@ const RENEW_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// Data of a ConfigMap or Secret: every key with its bytes.
 pub type Data = BTreeMap<String, Vec<u8>>;
 
+/// What went wrong with a call to the API, in the server's words where it had any.
+pub fn api_error(error: &kube::Error) -> String {
+    client::status_of(error).map_or_else(|| error.to_string(), |status| status.message.clone())
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Kind {
     ConfigMap,

@@ -5,12 +5,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use client::events::EventType;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Service};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -41,7 +40,6 @@ pub struct Overview {
     last_relist: Mutex<Option<Instant>>,
     evictions: Mutex<HashMap<String, Ended>>,
     pressure: Mutex<Vec<&'static str>>,
-    shutting_down: AtomicBool,
     changed: Notify,
 }
 
@@ -67,11 +65,6 @@ impl Overview {
         self.pressure.lock().clone()
     }
 
-    /// From now on no pod is admitted.
-    pub fn shut_down(&self) {
-        self.shutting_down.store(true, Ordering::Relaxed);
-    }
-
     /// Makes the main loop compare everything now.
     pub fn poke(&self) {
         self.changed.notify_one();
@@ -91,6 +84,7 @@ pub struct Pods {
     kubelet: Arc<Kubelet>,
     overview: Arc<Overview>,
     api: client::Informer<Pod>,
+    services: client::Informer<Service>,
     statics: StaticPods,
     workers: HashMap<String, Worker>,
     /// The last relist.
@@ -114,6 +108,7 @@ impl Pods {
         kubelet: Arc<Kubelet>,
         overview: Arc<Overview>,
         api: client::Informer<Pod>,
+        services: client::Informer<Service>,
         statics: StaticPods,
         shutdown: CancellationToken,
     ) -> Self {
@@ -123,6 +118,7 @@ impl Pods {
             kubelet,
             overview,
             api,
+            services,
             statics,
             workers: HashMap::new(),
             sketch: HashMap::new(),
@@ -189,7 +185,9 @@ impl Pods {
         let statics = self.statics.load();
         let mut wanted: HashMap<String, Arc<Pod>> = HashMap::clone(&statics);
         let mut mirrors = HashMap::new();
-        for pod in self.api.store().list() {
+        // Containers get the services' variables at their start: without services none of the API's pods starts.
+        let known = if self.services.has_synced() { self.api.store().list() } else { Vec::new() };
+        for pod in known {
             match pod.annotation(CONFIG_MIRROR) {
                 Some(hash) => {
                     mirrors.insert(hash.to_owned(), pod.uid().to_owned());
@@ -209,18 +207,18 @@ impl Pods {
         if !self.listed {
             return;
         }
-        let synced = self.api.has_synced();
+        let synced = self.api.has_synced() && self.services.has_synced();
         let (wanted, mirrors) = self.wanted();
         for (uid, pod) in &wanted {
             self.inform(uid, pod, &mirrors, &wanted);
         }
-        if synced {
-            for (uid, worker) in &mut self.workers {
-                if !wanted.contains_key(uid) && !worker.removed {
-                    worker.removed = true;
-                    worker.handle.orders.send_modify(|orders| orders.removed = true);
-                }
+        for (uid, worker) in &mut self.workers {
+            if !wanted.contains_key(uid) && !worker.removed && (synced || worker.seen.is_static()) {
+                worker.removed = true;
+                worker.handle.orders.send_modify(|orders| orders.removed = true);
             }
+        }
+        if synced {
             self.adopt_orphans(&wanted);
         }
         self.publish();
@@ -307,7 +305,6 @@ impl Pods {
             allocatable: self.kubelet.node.load().allocatable.clone(),
             allowed_sysctls: self.kubelet.config.allowed_unsafe_sysctls.clone(),
             pressure: self.overview.pressure(),
-            shutting_down: self.overview.shutting_down.load(Ordering::Relaxed),
         };
         let refused = admit::refuse(pod, &others, &room);
         if let Some(why) = &refused {

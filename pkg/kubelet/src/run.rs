@@ -15,9 +15,10 @@ use crate::images::Images;
 use crate::kubelet::{Kubelet, NodeState};
 use crate::node::{Machine, NodeAgent};
 use crate::objects::Objects;
-use crate::pods::{Overview, Pods};
+use crate::pods::{Overview, Pods, StaticPods};
 use crate::resources::{NodeFacts, milli_cpu_to_shares, value};
 use crate::statuses::Statuses;
+use crate::{eviction, upkeep};
 
 /// Why the kubelet cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -107,20 +108,33 @@ pub async fn run(config: Config, client: kube::Client, shutdown: CancellationTok
         config,
     });
     let overview = Arc::new(Overview::default());
-    let statics = Arc::default();
+    let statics = StaticPods::default();
 
-    // Pods need the services' variables; what is missing after a while is missing.
     factory.start(shutdown.clone());
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(kubelet.statuses.clone().run(client, shutdown.clone()));
     let agent = NodeAgent::new(kubelet.clone(), overview.clone(), machine, version.version);
     tasks.spawn(agent.run(shutdown.clone()));
     tasks.spawn(NodeAgent::keep_lease(kubelet.clone(), shutdown.clone()));
-    let main = Pods::new(kubelet.clone(), overview.clone(), pods, statics, shutdown.clone());
+    let main = Pods::new(
+        kubelet.clone(),
+        overview.clone(),
+        pods.clone(),
+        services.clone(),
+        statics.clone(),
+        shutdown.clone(),
+    );
+    tasks.spawn(main.run());
+    let (poke, stop) = (overview.clone(), shutdown.clone());
     tasks.spawn(async move {
-        services.synced().await;
-        main.run().await;
+        tokio::select! {
+            () = stop.cancelled() => {}
+            _ = services.synced() => poke.poke(),
+        }
     });
+    tasks.spawn(crate::statics::run(kubelet.clone(), overview.clone(), pods, statics, shutdown.clone()));
+    tasks.spawn(upkeep::run(kubelet.clone(), overview.clone(), shutdown.clone()));
+    tasks.spawn(eviction::run(kubelet.clone(), overview.clone(), shutdown.clone()));
     crate::server::start(&mut tasks, kubelet.clone(), overview.clone(), shutdown.clone())
         .await
         .map_err(Error::Server)?;

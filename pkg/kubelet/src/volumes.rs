@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{Pod, Volume};
 
 use crate::config::Config;
 use crate::env::Facts;
-use crate::objects::Objects;
+use crate::objects::{Objects, api_error};
 use crate::podutil::PodExt;
 
 pub mod atomic;
@@ -166,7 +166,7 @@ async fn files(
             let token = objects
                 .token(pod, s.audience.as_deref().unwrap_or_default(), seconds)
                 .await
-                .map_err(|e| format!("failed to fetch token: {e}"))?;
+                .map_err(|e| format!("failed to fetch token: {}", api_error(&e)))?;
             let user = payload::common_user(pod).and_then(|u| u32::try_from(u).ok());
             // Only who runs in the pod reads its token: its user, or its group.
             let mode = if user.is_some() || fs_group(pod).is_some() { 0o600 } else { mode as u32 & 0o777 };
@@ -189,7 +189,7 @@ async fn config_map(
     mode: i32,
     optional: bool,
 ) -> Result<(), String> {
-    match objects.config_map(pod.ns(), name).await.map_err(|e| e.to_string())? {
+    match objects.config_map(pod.ns(), name).await.map_err(|e| api_error(&e))? {
         Some(data) => payload::add_keys(out, &data, items, mode, optional, "config"),
         None if optional => Ok(()),
         None => Err(format!("configmap {name:?} not found")),
@@ -205,7 +205,7 @@ async fn secret(
     mode: i32,
     optional: bool,
 ) -> Result<(), String> {
-    match objects.secret(pod.ns(), name).await.map_err(|e| e.to_string())? {
+    match objects.secret(pod.ns(), name).await.map_err(|e| api_error(&e))? {
         Some(data) => payload::add_keys(out, &data, items, mode, optional, "secret"),
         None if optional => Ok(()),
         None => Err(format!("secret {name:?} not found")),
@@ -215,7 +215,7 @@ async fn secret(
 /// A claim bound to a volume on this node.
 async fn persistent(objects: &Objects, pod: &Pod, volume: &str, claim: &str) -> Result<Mounted, Error> {
     let failed = |reason: String| Error::Setup { volume: volume.to_owned(), reason };
-    let (pvc, pv) = objects.claimed_volume(pod.ns(), claim).await.map_err(|e| failed(e.to_string()))?;
+    let (pvc, pv) = objects.claimed_volume(pod.ns(), claim).await.map_err(|e| failed(api_error(&e)))?;
     let bound = pvc.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
     let Some(spec) = pv.filter(|_| bound).and_then(|pv| pv.spec) else {
         return Err(failed(format!("PVC {}/{claim} is not bound", pod.ns())));

@@ -140,8 +140,6 @@ configuration! {
     register_with_taints: Vec<k8s_openapi::api::core::v1::Taint> = "registerWithTaints",
     container_runtime_endpoint: String = "containerRuntimeEndpoint",
     crash_loop_back_off: CrashLoopBackOff = "crashLoopBackOff",
-    shutdown_grace_period: GoDuration = "shutdownGracePeriod",
-    shutdown_grace_period_critical_pods: GoDuration = "shutdownGracePeriodCriticalPods",
 }
 
 /// Fields that ask for what this kubelet does not do, with the values that ask for nothing.
@@ -162,7 +160,9 @@ const REFUSED: &[(&str, &[&str], &str)] = &[
     ("reservedMemory", &["[]"], "NUMA memory is not managed"),
     ("systemReservedCgroup", &[""], "reservations only lower what is allocatable"),
     ("kubeReservedCgroup", &[""], "reservations only lower what is allocatable"),
-    ("shutdownGracePeriodByPodPriority", &["[]"], "use shutdownGracePeriod"),
+    ("shutdownGracePeriod", &["0s"], "the machine's shutdown is not watched"),
+    ("shutdownGracePeriodCriticalPods", &["0s"], "the machine's shutdown is not watched"),
+    ("shutdownGracePeriodByPodPriority", &["[]"], "the machine's shutdown is not watched"),
     ("tracing", &["{}"], "traces are not exported"),
     ("imageMaximumGCAge", &["0s"], "images are collected by disk usage alone"),
     ("imageServiceEndpoint", &[""], "images come from the container runtime's endpoint"),

@@ -221,7 +221,7 @@ impl Auth {
                 decision
             }
             // Not remembered: it says nothing about the user.
-            Err(error) => Err(format!(": {error}")),
+            Err(error) => Err(format!(": {}", crate::objects::api_error(&error))),
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::container::{self, Parts};
 use crate::decide::backoff_key;
 use crate::env;
 use crate::images::Failure;
+use crate::objects::api_error;
 use crate::podutil::{Kind, PodExt, find_container};
 use crate::runtime::State;
 use crate::{names, sandbox, security};
@@ -81,7 +82,7 @@ impl Worker {
         match api.get_opt(name).await {
             Ok(Some(class)) => Ok(class.handler),
             Ok(None) => Err(format!("runtimeclass.node.k8s.io {name:?} not found")),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(api_error(&error)),
         }
     }
 
@@ -199,11 +200,11 @@ impl Worker {
         let mut sources =
             env::Sources { facts: self.kubelet.downward_facts(&self.ips()), ..env::Sources::default() };
         for name in maps {
-            let data = objects.config_map(self.pod.ns(), &name).await.map_err(|e| e.to_string())?;
+            let data = objects.config_map(self.pod.ns(), &name).await.map_err(|e| api_error(&e))?;
             sources.config_maps.insert(name, data.map(Arc::unwrap_or_clone));
         }
         for name in secrets {
-            let data = objects.secret(self.pod.ns(), &name).await.map_err(|e| e.to_string())?;
+            let data = objects.secret(self.pod.ns(), &name).await.map_err(|e| api_error(&e))?;
             sources.secrets.insert(name, data.map(Arc::unwrap_or_clone));
         }
         sources.services =
