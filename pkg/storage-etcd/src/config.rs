@@ -1,6 +1,5 @@
 //! Where etcd is and how to reach it: upstream's `--etcd-*` flags.
 
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use etcd_client::{Certificate, ConnectOptions, Identity, TlsOptions};
@@ -11,12 +10,10 @@ use storage::Error;
 pub struct Config {
     /// `--etcd-servers`: URLs of the members, such as `https://10.0.0.1:2379`.
     pub servers: Vec<String>,
-    /// `--etcd-cafile`: PEM file of the authority that signed the members' certificates; needed for `https`.
-    pub ca_file: Option<PathBuf>,
-    /// `--etcd-certfile`: PEM file of the client certificate.
-    pub cert_file: Option<PathBuf>,
-    /// `--etcd-keyfile`: PEM file of its key.
-    pub key_file: Option<PathBuf>,
+    /// `--etcd-cafile`: certificates (PEM) of the authority that signed the members' certificates; needed for `https`.
+    pub ca: Option<Vec<u8>>,
+    /// `--etcd-certfile` and `--etcd-keyfile`: the client certificate and its key (PEM).
+    pub client: Option<(Vec<u8>, Vec<u8>)>,
     /// `--etcd-prefix`: what all keys begin with.
     pub prefix: String,
     /// Longest wait for the answer to one request.
@@ -33,9 +30,8 @@ impl Config {
         const MIB: usize = 1024 * 1024;
         Self {
             servers,
-            ca_file: None,
-            cert_file: None,
-            key_file: None,
+            ca: None,
+            client: None,
             prefix: "/registry".into(),
             request_timeout: Duration::from_secs(10),
             history_bytes: 8 * MIB,
@@ -48,7 +44,7 @@ impl Config {
         format!("/{}/", self.prefix.trim_matches('/'))
     }
 
-    /// The client's options; reads the files.
+    /// The client's options.
     pub(crate) fn connect_options(&self) -> Result<ConnectOptions, Error> {
         const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
         const KEEP_ALIVE: Duration = Duration::from_secs(30);
@@ -68,25 +64,15 @@ impl Config {
         if secure < self.servers.len() {
             return Err(Error::Invalid("etcd servers must all be https or all be http".into()));
         }
-        let ca = self.ca_file.as_deref().ok_or_else(|| {
-            Error::Invalid("etcd servers at https need the certificate file of their authority".into())
+        let ca = self.ca.as_ref().ok_or_else(|| {
+            Error::Invalid("etcd servers at https need the certificate of their authority".into())
         })?;
-        let mut tls = TlsOptions::new().ca_certificate(Certificate::from_pem(read(ca)?));
-        match (&self.cert_file, &self.key_file) {
-            (Some(cert), Some(key)) => tls = tls.identity(Identity::from_pem(read(cert)?, read(key)?)),
-            (None, None) => {}
-            _ => {
-                return Err(Error::Invalid(
-                    "etcd's client certificate and its key are given together".into(),
-                ));
-            }
+        let mut tls = TlsOptions::new().ca_certificate(Certificate::from_pem(ca));
+        if let Some((certificate, key)) = &self.client {
+            tls = tls.identity(Identity::from_pem(certificate, key));
         }
         Ok(options.with_tls(tls))
     }
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    std::fs::read(path).map_err(|e| Error::Invalid(format!("cannot read {}: {e}", path.display())))
 }
 
 #[cfg(test)]
@@ -95,13 +81,11 @@ mod tests {
 
     #[test]
     fn what_cannot_work_is_refused() {
-        let file = Some(PathBuf::from("/nonexistent/file.pem"));
         let https = || Config::new(vec!["https://127.0.0.1:1".into()]);
         let cases = [
             (Config::new(vec![]), "no etcd server"),
             (Config::new(vec!["https://a:1".into(), "http://b:1".into()]), "must all be https"),
-            (https(), "need the certificate file"),
-            (Config { ca_file: file.clone(), ..https() }, "cannot read"),
+            (https(), "need the certificate"),
         ];
         for (config, expected) in cases {
             let error = config.connect_options().map(|_| ()).unwrap_err().to_string();

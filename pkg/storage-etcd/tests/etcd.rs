@@ -186,18 +186,17 @@ fn certificates(dir: &Path) {
 #[tokio::test(flavor = "multi_thread")]
 async fn tls_with_client_certificates() {
     let server = Server::start_with_tls(certificates);
+    let read = |name| std::fs::read(server.file(name)).unwrap();
     let config = Config {
-        ca_file: Some(server.file("ca.pem")),
-        cert_file: Some(server.file("client.pem")),
-        key_file: Some(server.file("client.key")),
+        ca: Some(read("ca.pem")),
+        client: Some((read("client.pem"), read("client.key"))),
         ..server.config()
     };
     let etcd = server.connect_with(config.clone()).await;
     let mut watch = etcd.watch("/registry/", Revision(1)).await.unwrap();
     let now = put(&etcd, "/registry/a", "1").await.unwrap();
     assert_eq!(read_to(&mut watch, now).await.len(), 1);
-    let anonymous =
-        Config { cert_file: None, key_file: None, request_timeout: Duration::from_secs(2), ..config };
+    let anonymous = Config { client: None, request_timeout: Duration::from_secs(2), ..config };
     assert!(matches!(Etcd::connect(anonymous).await, Err(Error::Unavailable(_))));
 }
 

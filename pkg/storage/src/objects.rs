@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::Mutex;
 
-use crate::{Compare, Error, KeyValue, LeaseId, Op, Revision, Storage};
+use crate::{Compare, Error, KeyValue, LeaseId, Op, Revision, Storage, TxnResponse};
 
 /// Attempts of one update before it is given up with [`WriteError::Contended`].
 pub const MAX_ATTEMPTS: u32 = 64;
@@ -111,13 +111,32 @@ impl ObjectStore {
         value: Bytes,
         ttl_seconds: Option<i64>,
     ) -> Result<Revision, WriteError> {
-        let lease = self.leases.lease(ttl_seconds).await?;
         let compare = Compare { key: Arc::clone(&key), mod_revision: Revision(0) };
-        let response = self.storage.txn(vec![compare], vec![Op::Put { key, value, lease }]).await?;
+        let response = self.put(compare, key, value, ttl_seconds).await?;
         match response.current.into_iter().next().flatten() {
             _ if response.succeeded => Ok(response.revision),
             Some(existing) => Err(WriteError::Exists(existing)),
             None => Err(WriteError::Contended),
+        }
+    }
+
+    /// A conditional put under a shared lease; should the lease be gone, under a new one.
+    async fn put(
+        &self,
+        compare: Compare,
+        key: Arc<str>,
+        value: Bytes,
+        ttl_seconds: Option<i64>,
+    ) -> Result<TxnResponse, Error> {
+        let lease = self.leases.lease(ttl_seconds).await?;
+        let op = |lease| Op::Put { key: Arc::clone(&key), value: value.clone(), lease };
+        match self.storage.txn(vec![compare.clone()], vec![op(lease)]).await {
+            Err(Error::LeaseNotFound) => {
+                self.leases.forget(lease).await;
+                let lease = self.leases.lease(ttl_seconds).await?;
+                self.storage.txn(vec![compare], vec![op(lease)]).await
+            }
+            answer => answer,
         }
     }
 
@@ -189,21 +208,23 @@ impl Attempt {
                 _ => fresh.again().map(Outcome::Conflict),
             };
         }
-        let lease = self.store.leases.lease(ttl_seconds).await?;
-        let put = Op::Put { key: Arc::clone(&self.key), value, lease };
-        self.commit(put).await
+        let response = self.store.put(self.compare(), Arc::clone(&self.key), value, ttl_seconds).await?;
+        self.outcome(response)
     }
 
     /// Removes the key if it is still [`Attempt::current`]. The outcome's revision is the removal's.
     pub async fn delete(self) -> Result<Outcome, WriteError> {
         let delete = Op::Delete { key: Arc::clone(&self.key) };
-        self.commit(delete).await
+        let response = self.store.storage.txn(vec![self.compare()], vec![delete]).await?;
+        self.outcome(response)
     }
 
-    async fn commit(self, op: Op) -> Result<Outcome, WriteError> {
+    fn compare(&self) -> Compare {
         let mod_revision = self.current.as_ref().map_or(Revision(0), |c| c.mod_revision);
-        let compare = Compare { key: Arc::clone(&self.key), mod_revision };
-        let response = self.store.storage.txn(vec![compare], vec![op]).await?;
+        Compare { key: Arc::clone(&self.key), mod_revision }
+    }
+
+    fn outcome(self, response: TxnResponse) -> Result<Outcome, WriteError> {
         if response.succeeded {
             return Ok(Outcome::Done(response.revision));
         }
@@ -255,5 +276,134 @@ impl LeasePool {
         let id = self.storage.grant_lease(ttl + LEASE_REUSE.as_secs().cast_signed()).await?;
         open.insert(ttl, OpenLease { id, granted: now, objects: 1 });
         Ok(Some(id))
+    }
+
+    /// Does not hand out a lease again.
+    async fn forget(&self, lease: Option<LeaseId>) {
+        self.open.lock().await.retain(|_, open| Some(open.id) != lease);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::embedded::{Embedded, Options};
+
+    fn store() -> ObjectStore {
+        ObjectStore::new(Embedded::in_memory(Options::default()))
+    }
+
+    async fn lease_count(store: &ObjectStore) -> usize {
+        store.leases.open.lock().await.len()
+    }
+
+    #[test]
+    fn keys_are_laid_out_as_upstreams() {
+        let pods = KeyLayout::new("/registry", "pods", true);
+        let services = KeyLayout::new("/registry/", "services/specs", true);
+        let nodes = KeyLayout::new("/registry", "minions", false);
+        assert_eq!(&*pods.key("default", "web"), "/registry/pods/default/web");
+        assert_eq!(&*services.key("default", "web"), "/registry/services/specs/default/web");
+        assert_eq!(&*nodes.key("", "n1"), "/registry/minions/n1");
+        assert_eq!(pods.namespace_prefix("a"), "/registry/pods/a/");
+        assert_eq!(pods.namespace_prefix(""), "/registry/pods/");
+        assert_eq!(pods.split("/registry/pods/default/web"), Some(("default", "web")));
+        assert_eq!(nodes.split("/registry/minions/n1"), Some(("", "n1")));
+        for other in ["/registry/podsx/default/web", "/registry/pods/web", "/other"] {
+            assert_eq!(pods.split(other), None, "{other}");
+        }
+    }
+
+    #[tokio::test]
+    async fn creation_answers_what_is_in_the_way() {
+        let store = store();
+        let first = store.create("/a".into(), "1".into(), None).await.unwrap();
+        let Err(WriteError::Exists(existing)) = store.create("/a".into(), "2".into(), None).await else {
+            panic!("created twice")
+        };
+        assert_eq!((existing.value, existing.mod_revision), ("1".into(), first));
+    }
+
+    #[tokio::test]
+    async fn updates_go_on_from_what_they_find() {
+        let store = store();
+        store.create("/n".into(), "0".into(), None).await.unwrap();
+        let count = |store: ObjectStore| async move {
+            let mut conflicts = 0;
+            let mut attempt = store.attempt("/n".into()).await.unwrap();
+            loop {
+                let now: u32 = String::from_utf8_lossy(&attempt.current().unwrap().value).parse().unwrap();
+                match attempt.put((now + 1).to_string().into(), None).await.unwrap() {
+                    Outcome::Done(_) => break conflicts,
+                    Outcome::Conflict(next) => {
+                        conflicts += 1;
+                        attempt = next;
+                    }
+                }
+            }
+        };
+        futures::future::join_all((0..30).map(|_| count(store.clone()))).await;
+        assert_eq!(store.get("/n").await.unwrap().unwrap().value, "30");
+    }
+
+    #[tokio::test]
+    async fn the_same_bytes_are_not_written_again() {
+        let store = store();
+        let made = store.create("/a".into(), "1".into(), None).await.unwrap();
+        let attempt = store.attempt("/a".into()).await.unwrap();
+        assert!(matches!(attempt.put("1".into(), None).await.unwrap(), Outcome::Done(r) if r == made));
+        // from a cache: only if the cache was right
+        let cached = store.get("/a").await.unwrap().unwrap();
+        let attempt = store.attempt_cached(cached.clone());
+        assert!(matches!(attempt.put("1".into(), None).await.unwrap(), Outcome::Done(r) if r == made));
+        let attempt = store.attempt("/a".into()).await.unwrap();
+        attempt.put("2".into(), None).await.unwrap();
+        let Outcome::Conflict(next) = store.attempt_cached(cached).put("1".into(), None).await.unwrap()
+        else {
+            panic!("a stale cache was believed")
+        };
+        assert_eq!(next.current().unwrap().value, "2");
+        assert!(matches!(next.delete().await.unwrap(), Outcome::Done(Revision(3))));
+        assert_eq!(store.get("/a").await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn attempts_are_bounded() {
+        let store = store();
+        store.create("/a".into(), "0".into(), None).await.unwrap();
+        let mut attempt = store.attempt("/a".into()).await.unwrap();
+        for i in 1.. {
+            let other = store.attempt("/a".into()).await.unwrap();
+            other.put(format!("other {i}").into(), None).await.unwrap();
+            attempt = match attempt.put("mine".into(), None).await {
+                Ok(Outcome::Conflict(next)) => next,
+                Ok(Outcome::Done(_)) => panic!("written over another's change"),
+                Err(error) => {
+                    assert!(matches!(error, WriteError::Contended));
+                    assert_eq!(i, MAX_ATTEMPTS);
+                    break;
+                }
+            };
+        }
+    }
+
+    #[tokio::test]
+    async fn leases_are_shared_by_lifetime() {
+        let store = store();
+        for i in 0..=LEASE_MAX_OBJECTS {
+            store.create(format!("/{i}").into(), "1".into(), Some(3600)).await.unwrap();
+        }
+        assert_eq!(lease_count(&store).await, 1);
+        store.create("/short".into(), "1".into(), Some(60)).await.unwrap();
+        assert_eq!(lease_count(&store).await, 2);
+        assert_eq!(
+            store.storage.grant_lease(1).await.unwrap(),
+            LeaseId(4),
+            "two for the first lifetime, one for the other"
+        );
+        // a lease that is gone is replaced
+        store.leases.open.lock().await.get_mut(&60).unwrap().id = LeaseId(999);
+        store.create("/again".into(), "1".into(), Some(60)).await.unwrap();
+        assert_eq!(store.leases.open.lock().await[&60].id, LeaseId(5));
     }
 }

@@ -47,7 +47,9 @@ async fn victim() {
 async fn nothing_acknowledged_is_lost_when_killed() {
     let dir = tempfile::tempdir().unwrap();
     let mut acknowledged: BTreeMap<String, (String, i64)> = BTreeMap::new();
-    for (round, kill_after) in [700_usize, 1, 1500, 40, 300].into_iter().enumerate() {
+    // `STORAGE_CASES` makes it a long run
+    let rounds = std::env::var("STORAGE_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(5);
+    for (round, kill_after) in [700_usize, 1, 1500, 40, 300].into_iter().cycle().take(rounds).enumerate() {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "victim", "--nocapture"])
             .env(DIR, dir.path())

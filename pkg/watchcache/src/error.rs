@@ -81,7 +81,9 @@ fn storage_status(error: &storage::Error) -> Status {
             Status::expired("The resourceVersion for the provided list is too old.")
         }
         storage::Error::TooLarge(_) => Status::request_too_large(error.to_string()),
-        storage::Error::Unavailable(_) | storage::Error::Closed => Status::internal(error),
+        storage::Error::Unavailable(_) | storage::Error::Closed => {
+            Status::service_unavailable(error.to_string())
+        }
         _ => Status::internal(error),
     }
 }

@@ -200,6 +200,10 @@ impl Watcher {
             }
             if self.next_bookmark.is_some_and(|due| now >= due) {
                 self.next_bookmark = Some(next_bookmark(now, self.deadline));
+                if self.shared.reached.borrow().1 < self.position {
+                    // begun in the future: nothing to vouch for yet
+                    continue;
+                }
                 let bookmark = WatchItem::Bookmark { revision: self.position, initial_events_end: false };
                 return Some(Ok(vec![bookmark]));
             }

@@ -179,8 +179,13 @@ async fn check(steps: Vec<Step>) {
     }
 }
 
+/// Cases of a run; `STORAGE_CASES` makes it a long one.
+fn cases() -> u32 {
+    std::env::var("STORAGE_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(48)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
     #[test]
     fn a_list_and_its_watch_equal_the_store(steps in prop::collection::vec(step(), 1..60)) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();

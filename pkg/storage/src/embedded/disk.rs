@@ -38,6 +38,8 @@ const MEMTABLE_BYTES: u64 = 8 * 1024 * 1024;
 const JOURNAL_BYTES: u64 = 64 * 1024 * 1024;
 /// Reads happen at recovery only.
 const CACHE_BYTES: u64 = 1024 * 1024;
+/// With less than this free, a failed write is put down to lack of space.
+const FULL: u64 = 1024 * 1024;
 /// A reclaim is worth it from so many freed bytes on.
 const RECLAIM_BYTES: usize = 32 * 1024 * 1024;
 
@@ -140,16 +142,31 @@ impl Disk {
     /// `last` is the revision before the batch.
     pub(super) fn commit(&mut self, batch: &Batch, last: Revision) -> Result<(), Error> {
         self.check_space(batch)?;
-        if self.engine.is_none() {
-            self.engine = Some(self.heal(last)?);
-        }
-        let Some(engine) = &self.engine else { return Err(Error::Closed) };
-        if let Err(error) = engine.commit(batch) {
-            // the engine takes no more writes after a failed one; it is opened anew before the next batch
-            self.engine = None;
-            return Err(engine_error("cannot write", &error));
+        let written = match self.try_commit(batch, last) {
+            // it failed in the background, before this batch: once more with a fresh one
+            Err(fjall::Error::Poisoned) => self.try_commit(batch, last),
+            written => written,
+        };
+        if let Err(error) = written {
+            let error = engine_error("cannot write", &error);
+            return Err(if self.free_bytes().is_ok_and(|free| free < FULL) {
+                Error::NoSpace(error.to_string())
+            } else {
+                error
+            });
         }
         self.freed_since_reclaim += batch.freed_bytes;
+        Ok(())
+    }
+
+    fn try_commit(&mut self, batch: &Batch, last: Revision) -> fjall::Result<()> {
+        let engine = match self.engine.take() {
+            Some(engine) => engine,
+            None => self.heal(last)?,
+        };
+        engine.commit(batch)?;
+        // only now: the engine takes no more writes after a failed one, and is opened anew before the next batch
+        self.engine = Some(engine);
         Ok(())
     }
 
@@ -203,9 +220,7 @@ impl Disk {
         if writes == 0 {
             return Ok(());
         }
-        let stat = nix::sys::statvfs::statvfs(&self.dir)
-            .map_err(|e| Error::Unavailable(format!("cannot look at the file system: {e}")))?;
-        let free = stat.blocks_available().saturating_mul(stat.fragment_size());
+        let free = self.free_bytes()?;
         if free < self.min_free.saturating_add(writes as u64) {
             return Err(Error::NoSpace(format!(
                 "{} has {} MiB left, of which {} are kept free",
@@ -217,16 +232,21 @@ impl Disk {
         Ok(())
     }
 
+    fn free_bytes(&self) -> Result<u64, Error> {
+        let stat = nix::sys::statvfs::statvfs(&self.dir)
+            .map_err(|e| Error::Unavailable(format!("cannot look at the file system: {e}")))?;
+        Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
+    }
+
     /// Opens the engine again after a failed write, without what was written but not acknowledged.
-    fn heal(&self, last: Revision) -> Result<Engine, Error> {
-        let engine = open_engine(&self.dir.join(DATA))?;
+    fn heal(&self, last: Revision) -> fjall::Result<Engine> {
+        let engine = open_engine_files(&self.dir.join(DATA))?;
         let from = place_key(Place { revision: Revision(last.0 + 1), sub: 0 });
         let mut batch = engine.database.batch().durability(Some(PersistMode::SyncData));
         for guard in engine.data.range(from..) {
-            let key = guard.key().map_err(|e| engine_error("cannot read back", &e))?;
-            batch.remove(&engine.data, key);
+            batch.remove(&engine.data, guard.key()?);
         }
-        batch.commit().map_err(|e| engine_error("cannot write", &e))?;
+        batch.commit()?;
         Ok(engine)
     }
 }
@@ -304,31 +324,32 @@ fn open_engine(data: &Path) -> Result<Engine, Error> {
     if !is_new && !data.join(ENGINE_MARKER).exists() {
         return Err(Error::Corrupt(format!("{} is not complete", data.display())));
     }
-    let open = || -> fjall::Result<Engine> {
-        let database = Database::builder(data)
-            .worker_threads(1)
-            .cache_size(CACHE_BYTES)
-            .max_journaling_size(JOURNAL_BYTES)
-            .open()?;
-        let options = || {
-            KeyspaceCreateOptions::default()
-                .max_memtable_size(MEMTABLE_BYTES)
-                .filter_policy(FilterPolicy::disabled())
-        };
-        let engine = Engine {
-            data: database.keyspace("changes", options)?,
-            meta: database.keyspace("notes", options)?,
-            database,
-        };
-        engine.database.persist(PersistMode::SyncAll)?;
-        Ok(engine)
-    };
     // the engine asserts what it believes of its files; for us a file may be anything
-    match catch_unwind(AssertUnwindSafe(open)) {
+    match catch_unwind(AssertUnwindSafe(|| open_engine_files(data))) {
         Ok(Ok(engine)) => Ok(engine),
         Ok(Err(error)) => Err(engine_error("cannot open the engine", &error)),
         Err(_) => Err(Error::Corrupt(format!("the engine panicked over {}", data.display()))),
     }
+}
+
+fn open_engine_files(data: &Path) -> fjall::Result<Engine> {
+    let database = Database::builder(data)
+        .worker_threads(1)
+        .cache_size(CACHE_BYTES)
+        .max_journaling_size(JOURNAL_BYTES)
+        .open()?;
+    let options = || {
+        KeyspaceCreateOptions::default()
+            .max_memtable_size(MEMTABLE_BYTES)
+            .filter_policy(FilterPolicy::disabled())
+    };
+    let engine = Engine {
+        data: database.keyspace("changes", options)?,
+        meta: database.keyspace("notes", options)?,
+        database,
+    };
+    engine.database.persist(PersistMode::SyncAll)?;
+    Ok(engine)
 }
 
 fn refuse_strangers(dir: &Path) -> Result<(), Error> {

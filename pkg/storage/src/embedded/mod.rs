@@ -266,10 +266,8 @@ fn replay(recovered: Recovered) -> Result<Replayed, Error> {
         }
         if let Some(id) = record.lease {
             if !leases.contains(id) {
-                return Err(Error::Corrupt(format!(
-                    "{} has lease {}, which is not there",
-                    event.kv.key, id.0
-                )));
+                // its note went before its keys, as a failed write can leave it: it ends now
+                leases.apply(LeaseChange::Grant(id, now));
             }
             leases.apply(LeaseChange::Attach(id, Arc::clone(&event.kv.key)));
         }

@@ -148,7 +148,7 @@ impl Writer {
         }
     }
 
-    fn take_in(&self, group: &mut Group, request: Request, now: Instant) {
+    fn take_in(&mut self, group: &mut Group, request: Request, now: Instant) {
         match request {
             Request::Txn { compares, ops, reply } => {
                 let result = self.txn(group, &compares, ops);
@@ -212,7 +212,7 @@ impl Writer {
         Ok(())
     }
 
-    fn grant(&self, group: &mut Group, ttl_seconds: i64, now: Instant) -> Result<LeaseId, Error> {
+    fn grant(&mut self, group: &mut Group, ttl_seconds: i64, now: Instant) -> Result<LeaseId, Error> {
         if !(1..=MAX_LEASE_TTL).contains(&ttl_seconds) {
             return Err(Error::Invalid(format!("a lease cannot last {ttl_seconds} s")));
         }
@@ -220,7 +220,8 @@ impl Writer {
         if self.leases.len() + granted_here >= MAX_LEASES {
             return Err(Error::NoSpace(format!("there are {MAX_LEASES} leases")));
         }
-        let id = LeaseId(self.next_lease + granted_here as i64);
+        let id = LeaseId(self.next_lease);
+        self.next_lease += 1;
         let ttl = Duration::from_secs(ttl_seconds.unsigned_abs());
         group.batch.leases.push((id, Some(SystemTime::now() + ttl)));
         group.lease_changes.push(LeaseChange::Grant(id, now + ttl));
