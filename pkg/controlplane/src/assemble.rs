@@ -51,7 +51,14 @@ pub enum Error {
 #[derive(Clone)]
 pub(crate) struct Store {
     pub(crate) storage: Arc<dyn Storage>,
-    embedded: Option<Arc<storage::embedded::Embedded>>,
+    engine: Engine,
+}
+
+/// The engine by its kind: each closes in its own way.
+#[derive(Clone)]
+enum Engine {
+    Embedded(Arc<storage::embedded::Embedded>),
+    Etcd(Arc<storage_etcd::Etcd>),
 }
 
 impl Store {
@@ -66,17 +73,28 @@ impl Store {
                 let opened = opened.await.map_err(|e| storage::Error::Unavailable(e.to_string()))??;
                 Ok(Self::embedded(opened))
             }
-            StorageConfig::Etcd { .. } => Err(Error::Config("etcd is not supported by this build".into())),
+            StorageConfig::Etcd { servers, ca, client } => {
+                let pem = |pem: &Pem| pem.read();
+                let client = client.as_ref().map(|(cert, key)| Ok::<_, Error>((pem(cert)?, pem(key)?)));
+                let config = storage_etcd::Config {
+                    ca: ca.as_ref().map(pem).transpose()?,
+                    client: client.transpose()?,
+                    ..storage_etcd::Config::new(servers.clone())
+                };
+                let engine = storage_etcd::Etcd::connect(config).await?;
+                Ok(Self { storage: Arc::clone(&engine) as Arc<dyn Storage>, engine: Engine::Etcd(engine) })
+            }
         }
     }
 
     fn embedded(engine: Arc<storage::embedded::Embedded>) -> Self {
-        Self { storage: Arc::clone(&engine) as Arc<dyn Storage>, embedded: Some(engine) }
+        Self { storage: Arc::clone(&engine) as Arc<dyn Storage>, engine: Engine::Embedded(engine) }
     }
 
     pub(crate) async fn close(&self) {
-        if let Some(engine) = &self.embedded {
-            engine.close().await;
+        match &self.engine {
+            Engine::Embedded(engine) => engine.close().await,
+            Engine::Etcd(engine) => engine.close().await,
         }
     }
 }
