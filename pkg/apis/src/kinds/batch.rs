@@ -14,7 +14,7 @@ use super::rules::{DEFAULT, Rules};
 use super::template;
 use super::{cron, print};
 use crate::cursor::{At, Errors, immutable, non_negative, same};
-use crate::edit::{default_text, default_to, map_at, map_or_new, maps_in, spec, text, unset};
+use crate::edit::{default_text, default_to, map_at, map_or_new, maps_in, spec, unset};
 
 const CONTROLLER_UID: &str = "batch.kubernetes.io/controller-uid";
 const JOB_NAME: &str = "batch.kubernetes.io/job-name";
@@ -548,6 +548,6 @@ mod tests {
         );
         let mut defaulted = cron.clone();
         (CRON_JOBS.default)("v1", &mut defaulted);
-        assert_eq!(text(defaulted["spec"].as_object().expect("spec"), "concurrencyPolicy"), "Allow");
+        assert_eq!(defaulted["spec"]["concurrencyPolicy"], "Allow");
     }
 }

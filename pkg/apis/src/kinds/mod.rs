@@ -4,7 +4,11 @@ mod admission;
 mod batch;
 mod core;
 mod cron;
+mod csi;
 mod discovery;
+mod events;
+mod extension;
+mod limits;
 mod more;
 mod networking;
 mod node;
@@ -16,6 +20,7 @@ mod resources;
 mod rules;
 mod selectable;
 mod service;
+mod sets;
 mod storage;
 mod template;
 mod workload;
@@ -58,17 +63,17 @@ fn rules(group: &str, plural: &str) -> &'static Rules {
         ("", "configmaps") => &core::CONFIG_MAPS,
         ("", "secrets") => &core::SECRETS,
         ("", "serviceaccounts") => &core::SERVICE_ACCOUNTS,
-        ("" | "events.k8s.io", "events") => &core::EVENTS,
-        ("", "endpoints") => &core::ENDPOINTS,
-        ("", "limitranges") => &core::LIMIT_RANGES,
-        ("", "resourcequotas") => &core::RESOURCE_QUOTAS,
+        ("" | "events.k8s.io", "events") => &events::EVENTS,
+        ("", "endpoints") => &events::ENDPOINTS,
+        ("", "limitranges") => &limits::LIMIT_RANGES,
+        ("", "resourcequotas") => &limits::RESOURCE_QUOTAS,
         ("", "componentstatuses") => &core::COMPONENT_STATUSES,
         ("", "persistentvolumeclaims") => &storage::CLAIMS,
         ("", "persistentvolumes") => &storage::VOLUMES,
         ("apps", "deployments") => &workload::DEPLOYMENTS,
         ("apps", "replicasets") => &workload::REPLICA_SETS,
-        ("apps", "statefulsets") => &workload::STATEFUL_SETS,
-        ("apps", "daemonsets") => &workload::DAEMON_SETS,
+        ("apps", "statefulsets") => &sets::STATEFUL_SETS,
+        ("apps", "daemonsets") => &sets::DAEMON_SETS,
         ("apps", "controllerrevisions") => &workload::CONTROLLER_REVISIONS,
         ("discovery.k8s.io", "endpointslices") => &discovery::ENDPOINT_SLICES,
         ("coordination.k8s.io", "leases") => &discovery::LEASES,
@@ -77,12 +82,12 @@ fn rules(group: &str, plural: &str) -> &'static Rules {
         ("rbac.authorization.k8s.io", "clusterroles") => &rbac::CLUSTER_ROLES,
         ("rbac.authorization.k8s.io", "rolebindings") => &rbac::ROLE_BINDINGS,
         ("rbac.authorization.k8s.io", "clusterrolebindings") => &rbac::CLUSTER_ROLE_BINDINGS,
-        ("storage.k8s.io", "storageclasses") => &storage::CLASSES,
-        ("storage.k8s.io", "volumeattributesclasses") => &storage::ATTRIBUTES_CLASSES,
-        ("storage.k8s.io", "volumeattachments") => &storage::ATTACHMENTS,
-        ("storage.k8s.io", "csinodes") => &storage::CSI_NODES,
-        ("storage.k8s.io", "csidrivers") => &storage::CSI_DRIVERS,
-        ("storage.k8s.io", "csistoragecapacities") => &storage::CAPACITIES,
+        ("storage.k8s.io", "storageclasses") => &csi::CLASSES,
+        ("storage.k8s.io", "volumeattributesclasses") => &csi::ATTRIBUTES_CLASSES,
+        ("storage.k8s.io", "volumeattachments") => &csi::ATTACHMENTS,
+        ("storage.k8s.io", "csinodes") => &csi::CSI_NODES,
+        ("storage.k8s.io", "csidrivers") => &csi::CSI_DRIVERS,
+        ("storage.k8s.io", "csistoragecapacities") => &csi::CAPACITIES,
         ("batch", "jobs") => &batch::JOBS,
         ("batch", "cronjobs") => &batch::CRON_JOBS,
         ("networking.k8s.io", "ingresses") => &networking::INGRESSES,
@@ -95,8 +100,8 @@ fn rules(group: &str, plural: &str) -> &'static Rules {
         ("scheduling.k8s.io", "priorityclasses") => &policy::PRIORITY_CLASSES,
         ("scheduling.k8s.io", "podgroups" | "workloads") => &policy::POD_GROUPS,
         ("node.k8s.io", "runtimeclasses") => &policy::RUNTIME_CLASSES,
-        ("apiextensions.k8s.io", "customresourcedefinitions") => &admission::DEFINITIONS,
-        ("apiregistration.k8s.io", "apiservices") => &admission::API_SERVICES,
+        ("apiextensions.k8s.io", "customresourcedefinitions") => &extension::DEFINITIONS,
+        ("apiregistration.k8s.io", "apiservices") => &extension::API_SERVICES,
         _ => more_rules(group, plural),
     }
 }

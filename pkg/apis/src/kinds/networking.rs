@@ -8,7 +8,7 @@ use super::print::{age, list, name, or, selector, str_at, texts};
 use super::rules::{DEFAULT, Rules};
 use super::service::balancer_addresses;
 use crate::cursor::{At, Errors, immutable, one_of, shape};
-use crate::edit::{default_text, default_to, map_at, maps_in, spec};
+use crate::edit::{default_to, map_at, maps_in, spec};
 use crate::names;
 
 pub(super) const INGRESSES: Rules = Rules {
@@ -142,7 +142,7 @@ fn backend(errors: &mut Errors, backend: &At<'_>) {
     let (service, resource) = (backend.get("service"), backend.get("resource"));
     match (service.present(), resource.present()) {
         (true, true) => {
-            errors.push(backend.invalid_value("", "cannot set both resource and service backends"))
+            errors.push(backend.invalid_value("", "cannot set both resource and service backends"));
         }
         (false, false) => errors.push(backend.required("")),
         (false, true) => {
@@ -162,7 +162,7 @@ fn backend(errors: &mut Errors, backend: &At<'_>) {
             let (port_name, number) = (service.at(&["port", "name"]), service.at(&["port", "number"]));
             match (port_name.is_empty(), number.int_or_zero() == 0) {
                 (false, false) => {
-                    errors.push(service.invalid_value("", "cannot set both port name & port number"))
+                    errors.push(service.invalid_value("", "cannot set both port name & port number"));
                 }
                 (true, true) => errors.push(service.required("port name or number is required")),
                 (false, true) => shape(errors, &port_name, names::port_name(port_name.text())),
@@ -468,7 +468,6 @@ mod tests {
         let mut class = json!({"spec": {"parameters": {"kind": "K", "name": "n"}}});
         (INGRESS_CLASSES.default)("v1", &mut class);
         assert_eq!(class["spec"]["parameters"]["scope"], "Cluster");
-        default_text(class["spec"].as_object_mut().expect("spec"), "controller", "a/b");
         assert_eq!((INGRESS_CLASSES.validate)(&class), []);
     }
 }

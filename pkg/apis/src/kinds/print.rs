@@ -31,18 +31,13 @@ pub(crate) fn int_or_string(object: &Value, path: &[&str], none: &str) -> String
     }
 }
 
-/// A boolean at a path as `true` or `false`, or the text for none.
-pub(crate) fn flag_or(object: &Value, path: &[&str], none: &str) -> String {
-    at(object, path).and_then(Value::as_bool).map_or_else(|| none.to_owned(), |b| b.to_string())
-}
-
 /// The text, or what stands for none.
 pub(crate) fn or(text: &str, none: &str) -> Value {
     if text.is_empty() { none.into() } else { text.into() }
 }
 
 /// A value of some type as a cell.
-pub(crate) fn texts<'a>(values: &'a [Value]) -> impl Iterator<Item = &'a str> + use<'a> {
+pub(crate) fn texts(values: &[Value]) -> impl Iterator<Item = &str> {
     values.iter().filter_map(Value::as_str)
 }
 

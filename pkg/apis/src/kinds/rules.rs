@@ -23,7 +23,8 @@ pub(crate) struct Rules {
     pub(crate) keeps_status: bool,
     pub(crate) holds_deletion: fn(&Value) -> bool,
     pub(crate) begin_deletion: fn(&mut Value),
-    pub(crate) grace: fn(&Value, Option<i64>) -> Option<i64>,
+    /// Of kinds that are deleted gracefully.
+    pub(crate) grace: Option<fn(&Value, Option<i64>) -> i64>,
     pub(crate) orphan: bool,
     /// Columns by heading and type; a heading that starts with `+` is for `-o wide`.
     pub(crate) columns: &'static [(&'static str, &'static str)],
@@ -45,7 +46,7 @@ pub(crate) const DEFAULT: Rules = Rules {
     keeps_status: false,
     holds_deletion: |_| false,
     begin_deletion: |_| {},
-    grace: |_, _| None,
+    grace: None,
     orphan: false,
     columns: &[("Name", "string"), ("Age", "string")],
     row: |object, now| vec![name(object).into(), age(object, now)],
@@ -104,7 +105,7 @@ impl Strategy for KindStrategy {
     }
 
     fn deletion_grace(&self, object: &Value, requested: Option<i64>) -> Option<i64> {
-        (self.rules.grace)(object, requested)
+        self.rules.grace.map(|grace| grace(object, requested))
     }
 
     fn keeps_status_on_create(&self) -> bool {

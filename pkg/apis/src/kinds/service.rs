@@ -7,7 +7,7 @@ use apimachinery::Value;
 use apimachinery::meta::at;
 use jiff::Timestamp;
 
-use super::core::special_address;
+use super::events::special_address;
 use super::print::{age, labels, list, map, name, number, or, str_at, texts};
 use super::rules::{DEFAULT, Rules};
 use crate::cursor::{At, Errors, one_of, same, shape};
@@ -172,14 +172,12 @@ fn service(object: &At<'_>, old: Option<&At<'_>>) -> Errors {
                 );
             }
         }
-        "NodePort" => {
-            if headless {
-                errors.push(
-                    spec.get("clusterIPs")
-                        .index(0)
-                        .invalid_value("None", "may not be set to 'None' for NodePort services"),
-                );
-            }
+        "NodePort" if headless => {
+            errors.push(
+                spec.get("clusterIPs")
+                    .index(0)
+                    .invalid_value("None", "may not be set to 'None' for NodePort services"),
+            );
         }
         "ExternalName" => {
             for field in ["clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
@@ -356,7 +354,7 @@ fn check_load_balancer(errors: &mut Errors, spec: &At<'_>, old: Option<&At<'_>>)
 fn check_traffic_policy(errors: &mut Errors, spec: &At<'_>) {
     let external = spec.get("externalTrafficPolicy");
     let kind = spec.get("type").text();
-    let exposed = matches!(kind, "NodePort" | "LoadBalancer") || spec.get("externalIPs").len() > 0;
+    let exposed = matches!(kind, "NodePort" | "LoadBalancer") || !spec.get("externalIPs").is_empty();
     if !external.is_empty() && !exposed {
         errors.push(external.invalid("may only be set for externally-accessible services"));
     } else if exposed && !matches!(external.text(), "Cluster" | "Local") {
@@ -406,7 +404,7 @@ fn load_balancer_status(object: &At<'_>) -> Errors {
     let mut errors = Vec::new();
     let kind = object.at(&["spec", "type"]).text();
     let ingress = object.at(&["status", "loadBalancer", "ingress"]);
-    if kind != "LoadBalancer" && ingress.len() > 0 {
+    if kind != "LoadBalancer" && !ingress.is_empty() {
         errors.push(ingress.forbidden("may only be used when `spec.type` is 'LoadBalancer'"));
         return errors;
     }

@@ -31,7 +31,7 @@ pub(super) const PODS: Rules = Rules {
     validate: |o| validation::pod(&At::root(o)),
     validate_update: update::validate,
     warnings: |o, _| warnings::of_spec(&At::root(o).get("spec")),
-    grace,
+    grace: Some(grace),
     columns: print::COLUMNS,
     row: print::row,
     ..DEFAULT
@@ -71,7 +71,7 @@ fn prepare_update(context: &WriteContext<'_>, pod: &mut Value, old: &Value) {
 }
 
 /// What was asked for, else what the pod says; none for a pod no kubelet runs or that is done.
-fn grace(pod: &Value, requested: Option<i64>) -> Option<i64> {
+fn grace(pod: &Value, requested: Option<i64>) -> i64 {
     let own = at(pod, &["spec", "terminationGracePeriodSeconds"]).and_then(Value::as_i64);
     let unscheduled = str_at(pod, &["spec", "nodeName"]).is_empty();
     let done = pod
@@ -79,10 +79,10 @@ fn grace(pod: &Value, requested: Option<i64>) -> Option<i64> {
         .and_then(Value::as_object)
         .is_some_and(|s| matches!(text(s, "phase"), "Failed" | "Succeeded"));
     if unscheduled || done {
-        return Some(0);
+        return 0;
     }
     let period = requested.or(own).unwrap_or(0);
-    Some(if period < 0 { 1 } else { period })
+    if period < 0 { 1 } else { period }
 }
 
 #[cfg(test)]
@@ -100,7 +100,7 @@ mod tests {
             (pod("n", "Succeeded"), None, 0),
             (json!({"spec": {"nodeName": "n"}}), None, 0),
         ] {
-            assert_eq!(grace(&pod, requested), Some(expected), "{pod} {requested:?}");
+            assert_eq!(grace(&pod, requested), expected, "{pod} {requested:?}");
         }
     }
 }

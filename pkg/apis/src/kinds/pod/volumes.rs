@@ -155,7 +155,8 @@ fn downward_files(errors: &mut Errors, items: &At<'_>) {
         let (field, resource) = (item.get("fieldRef"), item.get("resourceFieldRef"));
         match (field.present(), resource.present()) {
             (true, true) => {
-                errors.push(item.invalid("fieldRef and resourceFieldRef can not be specified simultaneously"))
+                errors
+                    .push(item.invalid("fieldRef and resourceFieldRef can not be specified simultaneously"));
             }
             (true, false) => volume_field_ref(errors, &field),
             (false, true) => resource_field_ref(errors, &resource, true),
