@@ -8,6 +8,7 @@
 //! Where to start: [`spec`] (what is wanted and where things are), [`up`](mod@up), [`down`](mod@down),
 //! [`status`](mod@status). [`launch`] and [`node`] run inside a node, before any thread is started.
 
+pub mod addons;
 pub mod command;
 pub mod down;
 pub mod images;
@@ -22,6 +23,8 @@ pub mod status;
 pub mod up;
 
 mod cgroups;
+
+pub use pauseimage::NAME as PAUSE_IMAGE;
 
 use std::io;
 use std::path::{Path, PathBuf};

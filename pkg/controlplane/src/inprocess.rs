@@ -8,7 +8,7 @@ use auth::UserInfo;
 use component::http::boxed;
 
 /// A client that acts as a user. The identity travels in the request's extensions, which the network cannot set.
-pub(crate) fn client(server: &Arc<Server>, user: UserInfo) -> kube::Client {
+pub fn client(server: &Arc<Server>, user: UserInfo) -> kube::Client {
     let user = Arc::new(user);
     let server = Arc::clone(server);
     let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {

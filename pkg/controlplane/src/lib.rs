@@ -14,6 +14,7 @@ mod server;
 
 pub use assemble::Error;
 pub use config::{Config, FrontProxy, KubeletClient, Pem, ServingCertificate, StorageConfig};
+pub use inprocess::client as in_process_client;
 pub use server::ControlPlane;
 
 use tokio_util::sync::CancellationToken;

@@ -1,0 +1,70 @@
+# Thin targets; `make help` lists them. CARGO_TARGET_DIR is honoured, so a build cache can be shared.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+RELEASE := $(TARGET)/release
+STATIC_HOST := $(shell rustc -vV | sed -n 's/^host: //p')
+IMAGES := $(TARGET)/images
+TOOLS := $(TARGET)/tools
+KUBECTL_VERSION ?= 1.36.4
+NODES ?= 1
+UP_FLAGS ?=
+
+.PHONY: help
+help: ## This list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
+
+.PHONY: packages-build packages-run packages-test
+packages-build:
+	@hack/install-packages.sh build
+packages-run:
+	@hack/install-packages.sh run
+packages-test:
+	@hack/install-packages.sh build run test
+
+.PHONY: build
+build: packages-build ## Release binaries of everything
+	cargo build --release --locked --workspace --exclude e2e --exclude integration --exclude bench
+
+# What a cluster on this machine needs, which is less than everything.
+.PHONY: kubewright
+kubewright: packages-build
+	cargo build --release --locked -p kubewright
+
+.PHONY: up
+up: packages-run kubewright ## Start a cluster on this machine (NODES=1, UP_FLAGS=...)
+	$(RELEASE)/kubewright up --nodes $(NODES) $(UP_FLAGS)
+
+.PHONY: down
+down: ## Stop the cluster that `make up` started
+	$(RELEASE)/kubewright down
+
+.PHONY: lint
+lint: packages-build ## rustfmt and clippy, warnings denied
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+.PHONY: test
+test: packages-test ## All tests: unit, integration, end to end on a sample
+	cargo test --locked --workspace --exclude e2e
+	$(MAKE) e2e
+
+.PHONY: images
+images: packages-build ## Test images as OCI archives
+	@hack/install-packages.sh test
+	RUSTFLAGS="-Ctarget-feature=+crt-static" cargo build --release --locked -p images --bin testserver --target $(STATIC_HOST)
+	cargo run --release --locked -q -p images --bin make-images -- $(IMAGES) $(TARGET)/$(STATIC_HOST)/release/testserver
+
+.PHONY: e2e
+e2e: packages-test kubewright images ## End-to-end tests: kubectl against a three-node cluster, both stores
+	KUBEWRIGHT=$(abspath $(RELEASE))/kubewright IMAGES=$(abspath $(IMAGES)) \
+	  KUBECTL=$$(hack/kubectl.sh $(KUBECTL_VERSION) $(abspath $(TOOLS))) \
+	  cargo test --release --locked -p e2e -- --test-threads=1 --nocapture
+
+.PHONY: bench
+bench: packages-test kubewright images ## Measure start, latency and footprint of a cluster
+	KUBEWRIGHT=$(abspath $(RELEASE))/kubewright IMAGES=$(abspath $(IMAGES)) \
+	  KUBECTL=$$(hack/kubectl.sh $(KUBECTL_VERSION) $(abspath $(TOOLS))) \
+	  cargo run --release --locked -q -p bench
