@@ -9,7 +9,7 @@ use base64::alphabet;
 use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
 use serde_json::Number;
 
-use crate::schema::{NodeId, NodeKind, ObjectType, Scalar, Schema};
+use crate::schema::{NodeId, NodeKind, ObjectType, ProtoForm, Scalar, Schema};
 use crate::status::Status;
 use crate::strict::MAX_STRICT_ERRORS;
 use crate::{Map, Value, gotime, json, quantity};
@@ -182,8 +182,12 @@ struct Walk<'s> {
 
 impl Walk<'_> {
     fn value(&mut self, id: NodeId, value: &mut Value) -> Result<(), TypeError> {
-        match &self.schema.node(id).kind {
-            NodeKind::Raw => Ok(()),
+        let node = self.schema.node(id);
+        match &node.kind {
+            NodeKind::Raw => match node.proto {
+                ProtoForm::Union { object, other } => self.union(object.1, other.1, value),
+                ProtoForm::Plain | ProtoForm::Wrapped => Ok(()),
+            },
             NodeKind::Scalar(kind) => scalar(*kind, value),
             NodeKind::Object(object) => match value {
                 Value::Object(map) => self.object(id, object, map),
@@ -198,6 +202,14 @@ impl Walk<'_> {
                 other => Err(TypeError::mismatch(found(other), go_type(self.schema, id))),
             },
         }
+    }
+
+    /// One of two types by the JSON's shape. They read their own JSON in Go, which drops unknown fields silently.
+    fn union(&mut self, object: NodeId, other: NodeId, value: &mut Value) -> Result<(), TypeError> {
+        let collect = std::mem::replace(&mut self.collect, false);
+        let fits = self.value(if value.is_object() { object } else { other }, value);
+        self.collect = collect;
+        fits
     }
 
     fn object(&mut self, id: NodeId, object: &ObjectType, map: &mut Map) -> Result<(), TypeError> {
@@ -365,7 +377,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::testing::pod_schema;
+    use crate::testing::{any_tree, pod_schema};
 
     #[test]
     fn what_fits_is_kept_and_made_canonical() {
@@ -396,6 +408,31 @@ mod tests {
             })
         );
         assert_eq!(fit(&schema, root, &mut value.clone(), true).unwrap(), [""; 0]);
+    }
+
+    #[test]
+    fn unions_are_told_apart_by_shape() {
+        use crate::schema::{Field, Node};
+        use crate::testing::{list, object, scalar as leaf};
+        let mut schema = Schema::new();
+        let string = leaf(&mut schema, Scalar::String);
+        let inner = object(&mut schema, "Inner", vec![("a", Field::new(string))]);
+        let inners = list(&mut schema, inner);
+        let proto = ProtoForm::Union { object: (1, inner), other: (2, inners) };
+        let union = schema.push(Node { proto, ..Node::new("InnerOrArray", NodeKind::Raw) });
+        let root = object(&mut schema, "Outer", vec![("u", Field::new(union))]);
+        for (given, kept) in [
+            (json!({"u": {"a": "x", "b": 1}}), json!({"u": {"a": "x"}})),
+            (json!({"u": [{"a": "x", "b": 1}]}), json!({"u": [{"a": "x"}]})),
+        ] {
+            let mut value = given;
+            assert_eq!(fit(&schema, root, &mut value, true).unwrap(), [""; 0]);
+            assert_eq!(value, kept);
+        }
+        assert!(fit(&schema, root, &mut json!({"u": {"a": 1}}), true).is_err());
+        let mut value = json!({"u": [{"a": ""}]});
+        crate::default::normalise(&schema, root, &mut value);
+        assert_eq!(value, json!({"u": [{}]}));
     }
 
     #[test]
@@ -442,6 +479,44 @@ mod tests {
             (json!({"spec": {"blobs": {"a": "%%%%"}}}), "illegal base64 data at input byte 0".into()),
         ] {
             assert_eq!(fit(&schema, root, &mut value.clone(), true).unwrap_err().to_string(), message);
+        }
+    }
+    const NAMES: &[&str] = &[
+        "metadata",
+        "spec",
+        "name",
+        "labels",
+        "finalizers",
+        "containers",
+        "resources",
+        "limits",
+        "ports",
+        "protocol",
+        "livenessProbe",
+        "httpGet",
+        "port",
+        "blobs",
+        "weight",
+        "raw",
+        "timeout",
+        "generation",
+        "unknown",
+    ];
+
+    proptest::proptest! {
+        #[test]
+        fn what_fits_is_a_fixed_point_of_every_pass(mut value in any_tree(NAMES)) {
+            let (schema, root) = pod_schema();
+            if fit(&schema, root, &mut value, true).is_ok() {
+                let mut again = value.clone();
+                proptest::prop_assert_eq!(fit(&schema, root, &mut again, true).unwrap(), [""; 0]);
+                proptest::prop_assert_eq!(&again, &value);
+                crate::default::normalise(&schema, root, &mut value);
+                let mut again = value.clone();
+                crate::default::normalise(&schema, root, &mut again);
+                proptest::prop_assert_eq!(&again, &value);
+                crate::protobuf::encode(&schema, root, &value).unwrap();
+            }
         }
     }
 }

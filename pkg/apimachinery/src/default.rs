@@ -5,7 +5,7 @@
 //! and allocate only for what they add.
 
 use crate::coerce;
-use crate::schema::{Field, NodeId, NodeKind, ObjectType, Scalar, Schema};
+use crate::schema::{Field, NodeId, NodeKind, ObjectType, ProtoForm, Scalar, Schema};
 use crate::{Map, Value};
 
 /// Deepest nesting of structs that are printed although nobody set them. Go's types cannot nest in themselves without
@@ -177,7 +177,14 @@ pub fn normalise(schema: &Schema, root: NodeId, value: &mut Value) {
 }
 
 fn normalise_value(schema: &Schema, additions: &Additions, id: NodeId, value: &mut Value) {
-    match (&schema.node(id).kind, value) {
+    let node = schema.node(id);
+    match (&node.kind, value) {
+        (NodeKind::Raw, value) => {
+            if let ProtoForm::Union { object, other } = node.proto {
+                let id = if value.is_object() { object.1 } else { other.1 };
+                normalise_value(schema, additions, id, value);
+            }
+        }
         (NodeKind::Object(object), Value::Object(map)) => {
             map.retain(|name, child| {
                 let Some(field) = object.fields.get(name.as_str()) else {

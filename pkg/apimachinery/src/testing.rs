@@ -214,3 +214,22 @@ fn any_value(schema: &Schema, id: NodeId) -> BoxedStrategy<Value> {
         },
     }
 }
+
+/// Any tree whose keys are names of fields, so that some of it fits a type and some does not.
+pub(crate) fn any_tree(names: &'static [&'static str]) -> BoxedStrategy<Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        (-1e3..1e3_f64).prop_map(Value::from),
+        "[a-z0-9Mim.]{0,5}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(6, 48, 6, move |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
+            proptest::collection::btree_map(proptest::sample::select(names), inner, 0..6)
+                .prop_map(|m| Value::Object(m.into_iter().map(|(k, v)| (k.to_owned(), v)).collect())),
+        ]
+    })
+    .boxed()
+}
