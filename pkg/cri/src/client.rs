@@ -69,7 +69,7 @@ pub struct RuntimeCondition {
 /// A client of one container runtime. Cheap to clone; all clones share the connection.
 #[derive(Debug, Clone)]
 pub struct Runtime {
-    runtime: RuntimeServiceClient<Channel>,
+    services: RuntimeServiceClient<Channel>,
     images: ImageServiceClient<Channel>,
     timeouts: Timeouts,
     socket: PathBuf,
@@ -92,7 +92,7 @@ impl Runtime {
             .connect_timeout(CONNECT_TIMEOUT)
             .connect_with_connector_lazy(connector);
         Ok(Self {
-            runtime: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES),
+            services: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES),
             images: ImageServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES),
             timeouts,
             socket,
@@ -110,7 +110,8 @@ fn socket_path(endpoint: &str) -> Result<PathBuf> {
     if path.starts_with('/') {
         return Ok(PathBuf::from(path));
     }
-    let why = if endpoint.contains("://") { "only unix:// endpoints are" } else { "the path must be absolute" };
+    let why =
+        if endpoint.contains("://") { "only unix:// endpoints are" } else { "the path must be absolute" };
     Err(Error::Endpoint { endpoint: endpoint.to_owned(), why })
 }
 
@@ -136,7 +137,7 @@ fn selector(labels: &[(&str, &str)]) -> HashMap<String, String> {
 impl Runtime {
     /// Name and versions.
     pub async fn version(&self) -> Result<RuntimeInfo> {
-        let mut client = self.runtime.clone();
+        let mut client = self.services.clone();
         let request = api::VersionRequest { version: "v1".to_owned() };
         let v = limited("Version", self.timeouts.request, client.version(request)).await?;
         Ok(RuntimeInfo {
@@ -148,7 +149,7 @@ impl Runtime {
 
     /// The runtime's conditions, handlers and features.
     pub async fn status(&self) -> Result<api::StatusResponse> {
-        let mut client = self.runtime.clone();
+        let mut client = self.services.clone();
         limited("Status", self.timeouts.request, client.status(api::StatusRequest { verbose: false })).await
     }
 
@@ -168,7 +169,7 @@ impl Runtime {
 
     /// The cgroup driver the runtime uses, where it can tell (containerd 2 and later).
     pub async fn cgroup_driver(&self) -> Result<Option<api::CgroupDriver>> {
-        let mut client = self.runtime.clone();
+        let mut client = self.services.clone();
         let call = client.runtime_config(api::RuntimeConfigRequest {});
         match limited("RuntimeConfig", self.timeouts.request, call).await {
             Ok(config) => Ok(config.linux.map(|l| l.cgroup_driver())),
@@ -179,7 +180,7 @@ impl Runtime {
 
     /// Tells the runtime the node's pod range.
     pub async fn set_pod_cidr(&self, pod_cidr: &str) -> Result<()> {
-        let mut client = self.runtime.clone();
+        let mut client = self.services.clone();
         let request = api::UpdateRuntimeConfigRequest {
             runtime_config: Some(api::RuntimeConfig {
                 network_config: Some(api::NetworkConfig { pod_cidr: pod_cidr.to_owned() }),
@@ -191,7 +192,7 @@ impl Runtime {
 
     /// Every sandbox, or those with all the labels.
     pub async fn list_sandboxes(&self, labels: &[(&str, &str)]) -> Result<Vec<api::PodSandbox>> {
-        let mut client = self.runtime.clone();
+        let mut client = self.services.clone();
         let filter = api::PodSandboxFilter { label_selector: selector(labels), ..Default::default() };
         let call = client.list_pod_sandbox(api::ListPodSandboxRequest { filter: Some(filter) });
         Ok(limited("ListPodSandbox", self.timeouts.request, call).await?.items)
@@ -199,7 +200,7 @@ impl Runtime {
 
     /// Every container, or those with all the labels.
     pub async fn list_containers(&self, labels: &[(&str, &str)]) -> Result<Vec<api::Container>> {
-        let mut client = self.runtime.clone();
+        let mut client = self.services.clone();
         let filter = api::ContainerFilter { label_selector: selector(labels), ..Default::default() };
         let call = client.list_containers(api::ListContainersRequest { filter: Some(filter) });
         Ok(limited("ListContainers", self.timeouts.request, call).await?.containers)
@@ -207,30 +208,29 @@ impl Runtime {
 
     /// Creates and starts a sandbox; answers its id.
     pub async fn run_sandbox(&self, config: api::PodSandboxConfig, handler: &str) -> Result<String> {
-        let mut client = self.runtime.clone();
-        let request =
-            api::RunPodSandboxRequest { config: Some(config), runtime_handler: handler.to_owned() };
+        let mut client = self.services.clone();
+        let request = api::RunPodSandboxRequest { config: Some(config), runtime_handler: handler.to_owned() };
         let call = client.run_pod_sandbox(request);
         Ok(limited("RunPodSandbox", self.timeouts.sandbox, call).await?.pod_sandbox_id)
     }
 
     /// Stops a sandbox and everything in it. One that is gone counts as stopped.
     pub async fn stop_sandbox(&self, id: &str) -> Result<()> {
-        let mut client = self.runtime.clone();
+        let mut client = self.services.clone();
         let call = client.stop_pod_sandbox(api::StopPodSandboxRequest { pod_sandbox_id: id.to_owned() });
         gone_is_done(limited("StopPodSandbox", self.timeouts.sandbox, call).await.map(|_| ()))
     }
 
     /// Removes a sandbox and its containers. One that is gone counts as removed.
     pub async fn remove_sandbox(&self, id: &str) -> Result<()> {
-        let mut client = self.runtime.clone();
+        let mut client = self.services.clone();
         let call = client.remove_pod_sandbox(api::RemovePodSandboxRequest { pod_sandbox_id: id.to_owned() });
         gone_is_done(limited("RemovePodSandbox", self.timeouts.request, call).await.map(|_| ()))
     }
 
     /// State and addresses of a sandbox.
     pub async fn sandbox_status(&self, id: &str) -> Result<api::PodSandboxStatus> {
-        let mut client = self.runtime.clone();
+        let mut client = self.services.clone();
         let request = api::PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: false };
         let call = client.pod_sandbox_status(request);
         let response = limited("PodSandboxStatus", self.timeouts.request, call).await?;
@@ -239,7 +239,7 @@ impl Runtime {
 
     /// State of a container.
     pub async fn container_status(&self, id: &str) -> Result<api::ContainerStatus> {
-        let mut client = self.runtime.clone();
+        let mut client = self.services.clone();
         let request = api::ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
         let call = client.container_status(request);
         let response = limited("ContainerStatus", self.timeouts.request, call).await?;
@@ -253,7 +253,7 @@ impl Runtime {
         config: api::ContainerConfig,
         sandbox_config: api::PodSandboxConfig,
     ) -> Result<String> {
-        let mut client = self.runtime.clone();
+        let mut client = self.services.clone();
         let request = api::CreateContainerRequest {
             pod_sandbox_id: sandbox.to_owned(),
             config: Some(config),
@@ -265,14 +265,14 @@ impl Runtime {
 
     /// Starts a created container.
     pub async fn start_container(&self, id: &str) -> Result<()> {
-        let mut client = self.runtime.clone();
+        let mut client = self.services.clone();
         let call = client.start_container(api::StartContainerRequest { container_id: id.to_owned() });
         limited("StartContainer", self.timeouts.request, call).await.map(|_| ())
     }
 
     /// Stops a container, killing it after the grace period. One that is gone counts as stopped.
     pub async fn stop_container(&self, id: &str, grace: Duration) -> Result<()> {
-        let mut client = self.runtime.clone();
+        let mut client = self.services.clone();
         let request =
             api::StopContainerRequest { container_id: id.to_owned(), timeout: grace.as_secs() as i64 };
         let call = client.stop_container(request);
@@ -281,14 +281,14 @@ impl Runtime {
 
     /// Removes a container. One that is gone counts as removed.
     pub async fn remove_container(&self, id: &str) -> Result<()> {
-        let mut client = self.runtime.clone();
+        let mut client = self.services.clone();
         let call = client.remove_container(api::RemoveContainerRequest { container_id: id.to_owned() });
         gone_is_done(limited("RemoveContainer", self.timeouts.request, call).await.map(|_| ()))
     }
 
     /// Changes a running container's resources.
     pub async fn update_resources(&self, id: &str, linux: api::LinuxContainerResources) -> Result<()> {
-        let mut client = self.runtime.clone();
+        let mut client = self.services.clone();
         let request = api::UpdateContainerResourcesRequest {
             container_id: id.to_owned(),
             linux: Some(linux),
@@ -305,7 +305,7 @@ impl Runtime {
         command: &[String],
         limit: Duration,
     ) -> Result<api::ExecSyncResponse> {
-        let mut client = self.runtime.clone();
+        let mut client = self.services.clone();
         let request = api::ExecSyncRequest {
             container_id: id.to_owned(),
             cmd: command.to_vec(),
@@ -317,33 +317,34 @@ impl Runtime {
 
     /// Prepares an interactive command; answers the URL to stream from.
     pub async fn exec(&self, request: api::ExecRequest) -> Result<String> {
-        let mut client = self.runtime.clone();
+        let mut client = self.services.clone();
         Ok(limited("Exec", self.timeouts.request, client.exec(request)).await?.url)
     }
 
     /// Prepares attaching to a container; answers the URL to stream from.
     pub async fn attach(&self, request: api::AttachRequest) -> Result<String> {
-        let mut client = self.runtime.clone();
+        let mut client = self.services.clone();
         Ok(limited("Attach", self.timeouts.request, client.attach(request)).await?.url)
     }
 
     /// Prepares port forwarding into a sandbox; answers the URL to stream from.
     pub async fn port_forward(&self, sandbox: &str, ports: Vec<i32>) -> Result<String> {
-        let mut client = self.runtime.clone();
+        let mut client = self.services.clone();
         let request = api::PortForwardRequest { pod_sandbox_id: sandbox.to_owned(), port: ports };
         Ok(limited("PortForward", self.timeouts.request, client.port_forward(request)).await?.url)
     }
 
     /// Tells the runtime that a container's log file was moved away.
     pub async fn reopen_log(&self, id: &str) -> Result<()> {
-        let mut client = self.runtime.clone();
-        let call = client.reopen_container_log(api::ReopenContainerLogRequest { container_id: id.to_owned() });
+        let mut client = self.services.clone();
+        let call =
+            client.reopen_container_log(api::ReopenContainerLogRequest { container_id: id.to_owned() });
         limited("ReopenContainerLog", self.timeouts.request, call).await.map(|_| ())
     }
 
     /// Usage figures of all containers.
     pub async fn container_stats(&self) -> Result<Vec<api::ContainerStats>> {
-        let mut client = self.runtime.clone();
+        let mut client = self.services.clone();
         let call = client.list_container_stats(api::ListContainerStatsRequest { filter: None });
         Ok(limited("ListContainerStats", self.timeouts.request, call).await?.stats)
     }
@@ -398,11 +399,7 @@ impl Runtime {
 }
 
 fn image_spec(image: &str) -> api::ImageSpec {
-    api::ImageSpec {
-        image: image.to_owned(),
-        user_specified_image: image.to_owned(),
-        ..Default::default()
-    }
+    api::ImageSpec { image: image.to_owned(), user_specified_image: image.to_owned(), ..Default::default() }
 }
 
 fn gone_is_done(result: Result<()>) -> Result<()> {

@@ -23,8 +23,8 @@ pub struct Room {
     pub pressure: Vec<&'static str>,
 }
 
-fn refused(reason: &str, message: String) -> Option<Ended> {
-    Some(Ended { reason: reason.to_owned(), message, grace: None })
+fn refused(reason: &str, message: impl Into<String>) -> Ended {
+    Ended { reason: reason.to_owned(), message: message.into(), grace: None }
 }
 
 /// Why a pod is refused, if it is. `others` are the pods here that are not over.
@@ -35,17 +35,17 @@ pub fn refuse(pod: &Pod, others: &[Arc<Pod>], room: &Room) -> Option<Ended> {
         // Memory asked for is kept for who asked: only those who asked for nothing are turned away.
         if !(memory_only && qos(pod) != Qos::BestEffort) {
             let list = room.pressure.join(" ");
-            return refused("Evicted", format!("The node had condition: [{list}]. "));
+            return Some(refused("Evicted", format!("The node had condition: [{list}]. ")));
         }
     }
     if let Some(message) = security::forbidden_sysctl(pod, &room.allowed_sysctls) {
-        return refused("SysctlForbidden", message);
+        return Some(refused("SysctlForbidden", message));
     }
     if let Some(os) = pod.spec().os.as_ref().filter(|os| os.name != "linux") {
-        return refused(
+        return Some(refused(
             "PodOSNotSupported",
             format!("Failed to admit pod as the OS field doesn't match node OS ({})", os.name),
-        );
+        ));
     }
     if let Some(ended) = ports(pod, others) {
         return Some(ended);
@@ -88,7 +88,11 @@ fn ports(pod: &Pod, others: &[Arc<Pod>]) -> Option<Ended> {
         })
     });
     if clash {
-        return refused("NodePorts", "Pod was rejected: Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports".to_owned());
+        return Some(refused(
+            "NodePorts",
+            "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports"
+                .to_owned(),
+        ));
     }
     None
 }
@@ -100,12 +104,10 @@ fn resources(pod: &Pod, others: &[Arc<Pod>], room: &Room) -> Option<Ended> {
         && others.len() as i64 + 1 > pods
     {
         let used = others.len();
-        return refused(
+        return Some(refused(
             "OutOfpods",
-            format!(
-                "Pod was rejected: Node didn't have enough resource: pods, requested: 1, used: {used}, capacity: {pods}"
-            ),
-        );
+            format!("Node didn't have enough resource: pods, requested: 1, used: {used}, capacity: {pods}"),
+        ));
     }
     let kinds: [(&str, Read); 3] = [("cpu", milli_value), ("memory", value), ("ephemeral-storage", value)];
     for (name, read) in kinds {
@@ -120,12 +122,12 @@ fn resources(pod: &Pod, others: &[Arc<Pod>], room: &Room) -> Option<Ended> {
         let (Some(capacity), true) = (capacity(name, read), wanted > 0) else { continue };
         let used: i64 = others.iter().map(|p| of(p)).sum();
         if used + wanted > capacity {
-            return refused(
+            return Some(refused(
                 &format!("OutOf{name}"),
                 format!(
-                    "Pod was rejected: Node didn't have enough resource: {name}, requested: {wanted}, used: {used}, capacity: {capacity}"
+                    "Node didn't have enough resource: {name}, requested: {wanted}, used: {used}, capacity: {capacity}"
                 ),
-            );
+            ));
         }
     }
     None

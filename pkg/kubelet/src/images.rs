@@ -219,10 +219,13 @@ impl Images {
 }
 
 fn present(image: &api::Image) -> Present {
-    Present {
-        reference: image.id.clone(),
-        user: ImageUser { uid: image.uid.as_ref().map(|u| u.value), name: image.username.clone() },
-    }
+    // An image that names nobody runs as root.
+    let uid = match (&image.uid, image.username.is_empty()) {
+        (Some(uid), _) => Some(uid.value),
+        (None, true) => Some(0),
+        (None, false) => None,
+    };
+    Present { reference: image.id.clone(), user: ImageUser { uid, name: image.username.clone() } }
 }
 
 /// A duration as Go prints one rounded to milliseconds.

@@ -230,7 +230,7 @@ impl NodeAgent {
             match self.try_register().await {
                 Ok(()) => return,
                 Err(error) => {
-                    tracing::warn!(node = self.kubelet.config.node_name, %error, "unable to register node with API server")
+                    tracing::warn!(node = self.kubelet.config.node_name, %error, "unable to register node with API server");
                 }
             }
             tokio::time::sleep(delay).await;

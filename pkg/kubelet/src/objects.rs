@@ -39,9 +39,14 @@ enum Kind {
     Secret,
 }
 
+/// Kind, namespace and name.
+type Key = (Kind, String, String);
+/// Pod uid, audience and lifetime.
+type TokenKey = (String, String, String);
+
 #[derive(Debug, Clone)]
 struct Cached {
-    data: Option<Arc<Data>>,
+    data: Arc<Data>,
     at: Instant,
     immutable: bool,
 }
@@ -56,8 +61,8 @@ struct Token {
 #[derive(Clone)]
 pub struct Objects {
     client: kube::Client,
-    cache: Arc<Mutex<HashMap<(Kind, String, String), Cached>>>,
-    tokens: Arc<Mutex<HashMap<(String, String, String), Token>>>,
+    cache: Arc<Mutex<HashMap<Key, Cached>>>,
+    tokens: Arc<Mutex<HashMap<TokenKey, Token>>>,
     services: client::Store<Service>,
     nodes: client::Store<Node>,
 }
@@ -102,7 +107,7 @@ impl Objects {
     pub async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<Arc<Data>>, kube::Error> {
         let key = (Kind::ConfigMap, namespace.to_owned(), name.to_owned());
         if let Some(data) = self.cached(&key) {
-            return Ok(data);
+            return Ok(Some(data));
         }
         let found = Api::<ConfigMap>::namespaced(self.client.clone(), namespace).get_opt(name).await?;
         let immutable = found.as_ref().is_some_and(|m| m.immutable == Some(true));
@@ -118,7 +123,7 @@ impl Objects {
     pub async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Arc<Data>>, kube::Error> {
         let key = (Kind::Secret, namespace.to_owned(), name.to_owned());
         if let Some(data) = self.cached(&key) {
-            return Ok(data);
+            return Ok(Some(data));
         }
         let found = Api::<Secret>::namespaced(self.client.clone(), namespace).get_opt(name).await?;
         let immutable = found.as_ref().is_some_and(|s| s.immutable == Some(true));
@@ -127,28 +132,25 @@ impl Objects {
         Ok(self.keep(key, data, immutable))
     }
 
-    fn cached(&self, key: &(Kind, String, String)) -> Option<Option<Arc<Data>>> {
+    fn cached(&self, key: &Key) -> Option<Arc<Data>> {
         let cache = self.cache.lock();
         let entry = cache.get(key)?;
-        let fresh = entry.data.is_some() && (entry.immutable || entry.at.elapsed() < FRESH);
-        fresh.then(|| entry.data.clone())
+        (entry.immutable || entry.at.elapsed() < FRESH).then(|| entry.data.clone())
     }
 
-    fn keep(
-        &self,
-        key: (Kind, String, String),
-        data: Option<Arc<Data>>,
-        immutable: bool,
-    ) -> Option<Arc<Data>> {
+    /// Absence is never cached: what is missing is waited for.
+    fn keep(&self, key: Key, data: Option<Arc<Data>>, immutable: bool) -> Option<Arc<Data>> {
         let mut cache = self.cache.lock();
         if cache.len() >= MAX_CACHED {
             cache.retain(|_, entry| entry.at.elapsed() < FRESH);
         }
-        if data.is_none() {
-            // Absence is never cached: what is missing is waited for.
-            cache.remove(&key);
-        } else {
-            cache.insert(key, Cached { data: data.clone(), at: Instant::now(), immutable });
+        match &data {
+            Some(data) => {
+                cache.insert(key, Cached { data: data.clone(), at: Instant::now(), immutable });
+            }
+            None => {
+                cache.remove(&key);
+            }
         }
         data
     }

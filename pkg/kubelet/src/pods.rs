@@ -310,7 +310,7 @@ impl Pods {
         if let Some(why) = &refused {
             self.kubelet.pod_event(pod, EventType::Warning, &why.reason, &why.message);
         }
-        refused
+        refused.map(|why| Ended { message: format!("Pod was rejected: {}", why.message), ..why })
     }
 
     fn phase(&self, pod: &Pod) -> String {

@@ -209,8 +209,8 @@ pub async fn inspect(runtime: &cri::Runtime, uid: &str) -> cri::Result<PodRuntim
             Err(error) => return Err(error),
         }
     }
-    out.sandboxes.sort_by(|a, b| (b.created_at, b.attempt).cmp(&(a.created_at, a.attempt)));
-    out.containers.sort_by(|a, b| (b.created_at, b.attempt).cmp(&(a.created_at, a.attempt)));
+    out.sandboxes.sort_by_key(|s| std::cmp::Reverse((s.created_at, s.attempt)));
+    out.containers.sort_by_key(|c| std::cmp::Reverse((c.created_at, c.attempt)));
     Ok(out)
 }
 
@@ -298,6 +298,6 @@ mod tests {
     #[test]
     fn zero_is_no_time() {
         assert_eq!(time(0), None);
-        assert_eq!(time(1_000_000_000).map(|t| t.as_second()), Some(1));
+        assert_eq!(time(1_000_000_000).map(Timestamp::as_second), Some(1));
     }
 }

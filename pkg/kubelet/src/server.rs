@@ -179,6 +179,16 @@ fn fail(status: StatusCode, why: impl std::fmt::Display) -> Response {
     text(status, format!("{why}\n"))
 }
 
+/// Why a request is not served.
+#[derive(Debug)]
+struct Refusal(StatusCode, String);
+
+impl From<Refusal> for Response {
+    fn from(Refusal(status, why): Refusal) -> Self {
+        fail(status, why)
+    }
+}
+
 fn json(value: &serde_json::Value) -> Response {
     let mut response = http::Response::new(full(value.to_string()));
     response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
@@ -251,7 +261,7 @@ impl Server {
         };
         let id = match self.log_container(namespace, pod, container, query.flag("previous")) {
             Ok(id) => id,
-            Err(refusal) => return refusal,
+            Err(refusal) => return refusal.into(),
         };
         let status = match self.kubelet.runtime.container_status(&id).await {
             Ok(status) => status,
@@ -291,9 +301,9 @@ impl Server {
         name: &str,
         container: &str,
         previous: bool,
-    ) -> Result<String, Response> {
+    ) -> Result<String, Refusal> {
         let Some(pod) = self.overview.find(namespace, name) else {
-            return Err(fail(StatusCode::NOT_FOUND, format!("pod {name:?} does not exist")));
+            return Err(Refusal(StatusCode::NOT_FOUND, format!("pod {name:?} does not exist")));
         };
         let status = self.kubelet.statuses.get(pod.uid()).or_else(|| pod.status.clone()).unwrap_or_default();
         let lists = [
@@ -302,14 +312,14 @@ impl Server {
             &status.ephemeral_container_statuses,
         ];
         let Some(status) = lists.into_iter().flatten().flatten().find(|s| s.name == container) else {
-            return Err(fail(
+            return Err(Refusal(
                 StatusCode::NOT_FOUND,
                 format!("container {container:?} not found in pod {name:?}"),
             ));
         };
         let id = |id: Option<&String>| id.and_then(|id| id.split_once("://")).map(|(_, id)| id.to_owned());
         let last = status.last_state.as_ref().and_then(|s| s.terminated.as_ref());
-        let bad = |why: String| fail(StatusCode::BAD_REQUEST, why);
+        let bad = |why: String| Refusal(StatusCode::BAD_REQUEST, why);
         if previous {
             return id(last.and_then(|l| l.container_id.as_ref())).ok_or_else(|| {
                 bad(format!("previous terminated container {container:?} in pod {name:?} not found"))
@@ -326,7 +336,7 @@ impl Server {
                 "ErrImagePull" | "ImagePullBackOff" => format!(
                     "container {container:?} in pod {name:?} is waiting to start: image can't be pulled"
                 ),
-                reason if reason.is_empty() => {
+                "" => {
                     format!("container {container:?} in pod {name:?} is waiting to start - no logs yet")
                 }
                 reason => format!("container {container:?} in pod {name:?} is waiting to start: {reason}"),
@@ -338,8 +348,8 @@ impl Server {
     }
 
     /// The id of a container that runs.
-    fn running_container(&self, namespace: &str, name: &str, container: &str) -> Result<String, Response> {
-        let missing = |what: &str| fail(StatusCode::NOT_FOUND, what);
+    fn running_container(&self, namespace: &str, name: &str, container: &str) -> Result<String, Refusal> {
+        let missing = |what: &str| Refusal(StatusCode::NOT_FOUND, what.to_owned());
         let Some(pod) = self.overview.find(namespace, name) else {
             return Err(missing("pod does not exist"));
         };
@@ -360,7 +370,7 @@ impl Server {
     async fn run(&self, namespace: &str, pod: &str, container: &str, query: &Query) -> Response {
         let id = match self.running_container(namespace, pod, container) {
             Ok(id) => id,
-            Err(refusal) => return refusal,
+            Err(refusal) => return refusal.into(),
         };
         let command: Vec<String> =
             query.get("cmd").unwrap_or_default().split(' ').map(str::to_owned).collect();

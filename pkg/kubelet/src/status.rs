@@ -59,6 +59,11 @@ pub struct Input<'a> {
 pub fn generate(input: &Input<'_>) -> PodStatus {
     let pod = input.pod;
     let old = pod.status.clone().unwrap_or_default();
+    if let Some(why) =
+        input.ended.filter(|_| input.runtime.containers.is_empty() && old.container_statuses.is_none())
+    {
+        return never_ran(pod, why, old);
+    }
     let list = |kind, containers: &[Container], before: Option<&Vec<ContainerStatus>>| {
         let before = before.map(Vec::as_slice).unwrap_or_default();
         let statuses: Vec<ContainerStatus> =
@@ -92,6 +97,18 @@ pub fn generate(input: &Input<'_>) -> PodStatus {
     addresses(input, &mut status);
     status.conditions = Some(conditions::all(input, &status, old.conditions.as_deref().unwrap_or_default()));
     status
+}
+
+/// The status of a pod that was refused or ended before any of its containers was made.
+fn never_ran(pod: &Pod, why: &Ended, old: PodStatus) -> PodStatus {
+    PodStatus {
+        phase: Some("Failed".to_owned()),
+        reason: Some(why.reason.clone()),
+        message: Some(why.message.clone()),
+        qos_class: Some(resources::qos(pod).as_str().to_owned()),
+        observed_generation: pod.metadata.generation.or(old.observed_generation),
+        ..old
+    }
 }
 
 /// Puts the conditions that others write into a status of ours.
@@ -259,7 +276,7 @@ fn resources_of(kind: Kind, container: &Container, record: &ContainerRecord, sta
             container.resources.as_ref().and_then(|r| r.requests.clone()).filter(|r| !r.is_empty());
     }
     if record.is_running() || record.state == State::Exited {
-        status.resources = container.resources.clone();
+        status.resources.clone_from(&container.resources);
     }
 }
 
@@ -304,7 +321,7 @@ fn missing(
     if let Some(old) = old {
         status.restart_count = old.restart_count;
         status.last_state = old.last_state.clone().or(status.last_state);
-        status.container_id = old.container_id.clone();
+        status.container_id.clone_from(&old.container_id);
         status.image_id.clone_from(&old.image_id);
         let state = old.state.clone().unwrap_or_default();
         if state.terminated.is_some() {

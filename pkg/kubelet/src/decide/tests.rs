@@ -285,7 +285,7 @@ mod laws {
             for (name, state) in [("i", i), ("s", s), ("a", a), ("b", b)] {
                 if state == "run" {
                     prop_assert!(!starts.iter().any(|w| w.starts_with(&format!("{name}#"))), "{}", text);
-                    let killed = format!("kill:{}", name);
+                    let killed = format!("kill:{name}");
                     prop_assert!(!text.contains(&killed), "{}", text);
                 }
             }

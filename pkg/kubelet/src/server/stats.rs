@@ -134,8 +134,8 @@ fn pid_max() -> i64 {
 fn container_json(figures: &ContainerFigures, time: &Value, disk: Option<Disk>) -> Value {
     let stats = &figures.stats;
     let number = |v: &Option<cri::api::UInt64Value>| v.as_ref().map_or(0, |v| v.value);
-    let cpu = stats.cpu.clone().unwrap_or_default();
-    let memory = stats.memory.clone().unwrap_or_default();
+    let cpu = stats.cpu.unwrap_or_default();
+    let memory = stats.memory.unwrap_or_default();
     let layer = stats.writable_layer.clone().unwrap_or_default();
     let mut rootfs = disk_json(time, disk);
     rootfs["usedBytes"] = json!(number(&layer.used_bytes));

@@ -74,7 +74,7 @@ impl Server {
         };
         let id = match self.running_container(namespace, pod, container) {
             Ok(id) => id,
-            Err(refusal) => return refusal,
+            Err(refusal) => return refusal.into(),
         };
         let wanted = api::ExecRequest {
             container_id: id,
@@ -101,7 +101,7 @@ impl Server {
         };
         let id = match self.running_container(namespace, pod, container) {
             Ok(id) => id,
-            Err(refusal) => return refusal,
+            Err(refusal) => return refusal.into(),
         };
         // Whether there is a terminal was decided when the container was made.
         let tty = self

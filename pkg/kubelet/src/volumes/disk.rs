@@ -149,8 +149,8 @@ pub(super) fn check_host_path(path: &str, kind: &str) -> Result<(), String> {
             Ok(_) => fail("a file"),
             Err(_) => fs::File::create_new(path).map(|_| ()).map_err(|e| e.to_string()),
         },
-        "Directory" if !meta.as_ref().is_ok_and(|m| m.is_dir()) => fail("a directory"),
-        "File" if !meta.as_ref().is_ok_and(|m| m.is_file()) => fail("a file"),
+        "Directory" if !meta.as_ref().is_ok_and(fs::Metadata::is_dir) => fail("a directory"),
+        "File" if !meta.as_ref().is_ok_and(fs::Metadata::is_file) => fail("a file"),
         "Socket" if !meta.as_ref().is_ok_and(|m| m.file_type().is_socket()) => fail("a socket file"),
         "CharDevice" if !meta.as_ref().is_ok_and(|m| m.file_type().is_char_device()) => {
             fail("a character device")
