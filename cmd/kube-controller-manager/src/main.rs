@@ -1,3 +1,45 @@
 //! The kube-controller-manager binary: flags to configuration to run.
 
-fn main() {}
+mod args;
+mod serving;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use client::config::{ClientOptions, client_from};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Threads of the runtime: controllers wait more than they work.
+const THREADS: usize = 2;
+
+fn main() -> anyhow::Result<()> {
+    component::install_crypto();
+    let args = args::Args::parse_from(component::flags::arguments());
+    component::logs::init(&args.logs);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(THREADS)
+        .enable_all()
+        .build()
+        .context("cannot start the asynchronous runtime")?;
+    runtime.block_on(run(args))
+}
+
+async fn run(args: args::Args) -> anyhow::Result<()> {
+    let shutdown = component::shutdown::on_signals().context("cannot listen for signals")?;
+    let options = ClientOptions {
+        kubeconfig: args.kubeconfig.clone(),
+        master: args.master.clone(),
+        component: "kube-controller-manager".into(),
+        qps: args.kube_api_qps,
+        burst: args.kube_api_burst,
+    };
+    let client = client_from(&options).await.context("cannot configure the client")?;
+    let config = args.config().await?;
+    let server = serving::Server::bind(&args).await?;
+    let serving = tokio::spawn(server.run(shutdown.clone()));
+    let result = controller::run(config, client, shutdown.clone()).await;
+    shutdown.cancel();
+    let _ = serving.await;
+    result.context("the controller manager ended")
+}

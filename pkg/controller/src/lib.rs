@@ -8,9 +8,11 @@
 
 pub mod config;
 
+mod clusterrole;
 mod context;
 mod deployment;
 mod discovery;
+mod disruption;
 mod endpoints;
 mod expectations;
 mod gc;
@@ -19,11 +21,13 @@ mod namespace;
 mod namespaced_default;
 mod nodes;
 mod owner;
+mod podgc;
 mod pods;
 mod replicas;
 mod resources;
 #[cfg(test)]
 mod testing;
+mod ttl_after_finished;
 
 pub use config::Config;
 pub use manager::{Error, known_controllers, run};

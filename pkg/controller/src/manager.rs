@@ -10,7 +10,10 @@ use tracing::{info, warn};
 
 use crate::config::{Config, enabled};
 use crate::context::Context;
-use crate::{deployment, endpoints, gc, namespace, namespaced_default, nodes, replicas};
+use crate::{
+    clusterrole, deployment, disruption, endpoints, gc, namespace, namespaced_default, nodes, podgc,
+    replicas, ttl_after_finished,
+};
 
 /// Longest wait for running syncs at shutdown.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -61,6 +64,10 @@ pub(crate) const CONTROLLERS: &[Descriptor] = &[
     on("node-ipam-controller", &["nodeipam"], nodes::start_ipam),
     on("node-lifecycle-controller", &["nodelifecycle"], nodes::start_lifecycle),
     on("taint-eviction-controller", &[], nodes::start_taint_eviction),
+    on("pod-garbage-collector-controller", &["podgc"], podgc::start),
+    on("ttl-after-finished-controller", &["ttl-after-finished"], ttl_after_finished::start),
+    on("clusterrole-aggregation-controller", &["clusterrole-aggregation"], clusterrole::start),
+    on("disruption-controller", &["disruption"], disruption::start),
 ];
 
 /// Names of all controllers, for help texts and for checking `--controllers`.

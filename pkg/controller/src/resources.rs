@@ -18,6 +18,13 @@ resources! {
     REPLICATION_CONTROLLERS = namespaced("", "v1", "replicationcontrollers", "ReplicationController");
     REPLICA_SETS = namespaced("apps", "v1", "replicasets", "ReplicaSet");
     DEPLOYMENTS = namespaced("apps", "v1", "deployments", "Deployment");
+    STATEFUL_SETS = namespaced("apps", "v1", "statefulsets", "StatefulSet");
+    DAEMON_SETS = namespaced("apps", "v1", "daemonsets", "DaemonSet");
+    CONTROLLER_REVISIONS = namespaced("apps", "v1", "controllerrevisions", "ControllerRevision");
+    JOBS = namespaced("batch", "v1", "jobs", "Job");
+    CRON_JOBS = namespaced("batch", "v1", "cronjobs", "CronJob");
+    BUDGETS = namespaced("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget");
+    CLUSTER_ROLES = cluster("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole");
     SERVICES = namespaced("", "v1", "services", "Service");
     ENDPOINT_SLICES = namespaced("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice");
 }
