@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::entries::{self, ManagerId, Managers, Operation};
 use super::lastapplied;
-use super::ownership::{self, Refusal};
+use super::ownership::{self, Merged, Refusal};
 use super::reset::ResetFields;
 use super::typed::{Type, Typed};
 use crate::coerce;
@@ -125,12 +125,9 @@ fn update(
         return Ok(None);
     }
     let id = write.id(write.manager, Operation::Update);
-    match live {
-        Some(live) if managed_fields(live).is_some() => {
-            ownership::record_update(write, &without_managed_fields(live), new, &mut managers, id)?;
-        }
-        Some(live) => ownership::record_update(write, live, new, &mut managers, id)?,
-        None => ownership::record_update(write, &write.blank(), new, &mut managers, id)?,
+    let blank = live.is_none().then(|| write.blank());
+    if let Some(old) = live.or(blank.as_ref()) {
+        ownership::record_update(write, old, new, &mut managers, id)?;
     }
     Ok(entries::encode(managers))
 }
@@ -180,36 +177,30 @@ pub fn on_apply(
     Typed::new(write.schema).validate(Type::Node(write.root), applied).map_err(|invalid| {
         failed(format!("failed to create typed patch object ({}): {invalid}", described(applied)))
     })?;
-    let recorded = live.and_then(managed_fields);
-    let live = live.map_or_else(|| Value::Object(Map::new()), without_managed_fields);
+    let nothing = Value::Object(Map::new());
+    let live = live.unwrap_or(&nothing);
 
-    let outcome = match apply(recorded, &live, applied, force, write) {
+    let outcome = match apply(live, applied, force, write) {
         Err(Refusal::Conflicts(conflicts)) if write.manager == lastapplied::UPGRADING_MANAGER => {
-            match lastapplied::conflicts_left(write, &live, conflicts) {
-                left if left.is_empty() => apply(recorded, &live, applied, true, write),
+            match lastapplied::conflicts_left(write, live, conflicts) {
+                left if left.is_empty() => apply(live, applied, true, write),
                 left => Err(Refusal::Conflicts(left)),
             }
         }
         outcome => outcome,
     };
-    let (object, managers) = outcome.map_err(|refusal| match refusal {
+    let (merged, managers) = outcome.map_err(|refusal| match refusal {
         Refusal::Failed(status) => status,
         Refusal::Conflicts(conflicts) => conflict_status(&conflicts),
     })?;
-    let mut object = match object {
-        Some(mut object) => {
-            coerce::fit(write.schema, write.root, &mut object, false).map_err(|error| {
-                failed(format!(
-                    "failed to convert new typed object ({}) to object: {error}",
-                    described(applied)
-                ))
-            })?;
-            default(&mut object);
-            normalise(write.schema, write.root, &mut object);
-            object
-        }
-        None => live,
-    };
+    let mut object = merged.object;
+    if merged.changed {
+        coerce::fit(write.schema, write.root, &mut object, false).map_err(|error| {
+            failed(format!("failed to convert new typed object ({}) to object: {error}", described(applied)))
+        })?;
+        default(&mut object);
+        normalise(write.schema, write.root, &mut object);
+    }
     if write.manager == lastapplied::UPGRADING_MANAGER {
         lastapplied::refresh(&mut object, applied);
     }
@@ -217,23 +208,22 @@ pub fn on_apply(
     Ok(object)
 }
 
-/// One attempt; the object is `None` when the apply changes nothing.
+/// One attempt: the merged object and who owns it.
 fn apply<'v>(
-    recorded: Option<&'v Value>,
-    live: &Value,
+    live: &'v Value,
     applied: &Value,
     force: bool,
     write: &Write<'_>,
-) -> Result<(Option<Value>, Managers<'v>), Refusal> {
-    let mut managers = entries::decode(recorded)
+) -> Result<(Merged, Managers<'v>), Refusal> {
+    let mut managers = entries::decode(managed_fields(live))
         .map_err(|error| failed(format!("failed to decode managed fields: {error}")))?;
     if managers.is_empty() && !uid(live).is_empty() {
         let id = write.id(BEFORE_FIRST_APPLY, Operation::Update);
         ownership::record_update(write, &write.blank(), live, &mut managers, id)?;
     }
     let id = write.id(write.manager, Operation::Apply);
-    let applied = ownership::record_apply(write, live, applied, &mut managers, id, force)?;
-    Ok((applied.object, managers))
+    let merged = ownership::record_apply(write, live, applied, &mut managers, id, force)?;
+    Ok((merged, managers))
 }
 
 /// A failure that upstream answers as a plain error: 500 without reason.
@@ -316,7 +306,7 @@ pub(super) fn set_managed_fields(object: &mut Value, managed: Option<Value>) {
 }
 
 /// A copy of the object but for its managed fields, which are often the larger part.
-fn without_managed_fields(object: &Value) -> Value {
+pub(super) fn without_managed_fields(object: &Value) -> Value {
     let Value::Object(map) = object else { return object.clone() };
     map.iter()
         .map(|(key, value)| match value {

@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 
 use super::entries::{ManagerId, Managers, Operation, Owned};
 use super::fieldpath::Set;
-use super::manager::Write;
+use super::manager::{Write, without_managed_fields};
 use super::typed::{Diff, Type, Typed};
+use super::validation::same_but_managed_fields;
 use crate::Value;
 use crate::status::Status;
 
@@ -82,8 +83,8 @@ pub(super) fn reconcile(write: &Write<'_>, managers: &mut Managers<'_>) {
     });
 }
 
-/// Records what a write other than an apply changed, under `id`. `old` and `new` are at the write's version; neither
-/// has managed fields.
+/// Records what a write other than an apply changed, under `id`. `old` and `new` are at the write's version; managed fields
+/// of `old` do not matter, `new` has none.
 pub(super) fn record_update(
     write: &Write<'_>,
     old: &Value,
@@ -167,9 +168,11 @@ fn take_over(
 }
 
 /// What an apply makes of an object.
-pub(super) struct Applied {
-    /// The merged object, not defaulted yet; `None` when it equals the live one.
-    pub(super) object: Option<Value>,
+pub(super) struct Merged {
+    /// The merged object, not defaulted yet, without managed fields.
+    pub(super) object: Value,
+    /// It differs from the live one.
+    pub(super) changed: bool,
 }
 
 /// Merges `config` into `live` under `id`, which gets the fields of the config; fields it had before and nobody else
@@ -181,10 +184,10 @@ pub(super) fn record_apply(
     managers: &mut Managers<'_>,
     id: ManagerId,
     force: bool,
-) -> Result<Applied, Refusal> {
+) -> Result<Merged, Refusal> {
     reconcile(write, managers);
     let version = write.own_version();
-    let mut merged = live.clone();
+    let mut merged = without_managed_fields(live);
     version.typed.merge(version.root, &mut merged, config);
 
     let set = write.reset_fields.keep(version.typed.field_set(version.root, config));
@@ -196,7 +199,7 @@ pub(super) fn record_apply(
     }
     take_over(write, live, &merged, managers, Some(&id), force)?;
 
-    let changed = !crate::patch::equal(live, &merged);
+    let changed = !same_but_managed_fields(live, &merged);
     if let Some(owned) = managers.get_mut(&id) {
         owned.set = strip(std::mem::take(&mut owned.set));
         if changed {
@@ -206,7 +209,7 @@ pub(super) fn record_apply(
             managers.remove(&id);
         }
     }
-    Ok(Applied { object: changed.then_some(merged) })
+    Ok(Merged { object: merged, changed })
 }
 
 /// Removes from `merged` what the applier had last time, does not have now, and nobody else has.

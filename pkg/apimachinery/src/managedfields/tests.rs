@@ -547,3 +547,35 @@ fn deep_objects_stay_readable_with_their_owners() {
     server.apply("x", config(json!({"replicas": 1})), false).unwrap();
     assert_eq!(server.at(&format!("/spec/free{}", "/a".repeat(98))), Value::Null);
 }
+
+/// Knows `apps/v1beta1`, but cannot convert to it.
+struct Unconvertible(TwoVersions);
+
+impl Versions for Unconvertible {
+    fn schema(&self, api_version: &str) -> Option<(&crate::schema::Schema, crate::schema::NodeId)> {
+        self.0.schema(api_version)
+    }
+
+    fn convert(&self, _object: &Value, _api_version: &str) -> Result<Value, crate::status::Status> {
+        Err(crate::status::Status::internal("conversion webhook failed"))
+    }
+}
+
+#[test]
+fn owners_survive_a_failing_conversion() {
+    let versions = Unconvertible(TwoVersions::new());
+    let managed = json!([{"manager": "old", "operation": "Update", "apiVersion": "apps/v1beta1", "fieldsType": "FieldsV1", "fieldsV1": {"f:spec": {"f:count": {}}}}]);
+    let mut server = Server::new();
+    server.update("a", json!({"spec": {"replicas": 1}}));
+    let mut object = server.object.clone().unwrap();
+    object["metadata"]["managedFields"] = managed.clone();
+    let mut server = Server::with_versions(&versions);
+    server.object = Some(object);
+    server.update("b", json!({"spec": {"replicas": 2}}));
+    assert_eq!(server.at("/metadata/managedFields"), managed);
+    let error = server.apply("x", config(json!({"replicas": 3})), false).unwrap_err();
+    assert_eq!(
+        (error.code, error.message.as_str()),
+        (500, "Internal error occurred: conversion webhook failed")
+    );
+}

@@ -2,6 +2,7 @@
 
 use super::entries;
 use super::manager::{is_printable, managed_fields, set_managed_fields, take_managed_fields};
+use crate::patch::equal;
 use crate::status::{FieldError, FieldErrorKind};
 use crate::{Map, Value};
 
@@ -26,15 +27,20 @@ fn differs_in_times_only(old: &Value, new: &Value) -> bool {
     was.len() == is.len()
         && was != is
         && was.iter().zip(is).all(|(a, b)| same_but(a, b, "time", |_, _| true))
-        && same_but(old, new, "metadata", |a, b| same_but(a, b, "managedFields", |_, _| true))
+        && same_but_managed_fields(old, new)
+}
+
+/// Whether two objects are the same but for their managed fields.
+pub(super) fn same_but_managed_fields(a: &Value, b: &Value) -> bool {
+    same_but(a, b, "metadata", |a, b| same_but(a, b, "managedFields", |_, _| true))
 }
 
 /// Whether two objects are the same but for one key, whose values `compare` judges.
 fn same_but(a: &Value, b: &Value, key: &str, compare: impl Fn(&Value, &Value) -> bool) -> bool {
-    let (Value::Object(a), Value::Object(b)) = (a, b) else { return a == b };
+    let (Value::Object(a), Value::Object(b)) = (a, b) else { return equal(a, b) };
     let rest = |map: &'_ Map| map.len() - usize::from(map.contains_key(key));
     rest(a) == rest(b)
-        && a.iter().all(|(k, value)| if k == key { true } else { b.get(k) == Some(value) })
+        && a.iter().all(|(k, value)| k == key || b.get(k).is_some_and(|other| equal(value, other)))
         && match (a.get(key), b.get(key)) {
             (Some(a), Some(b)) => compare(a, b),
             (a, b) => compare(a.unwrap_or(&Value::Null), b.unwrap_or(&Value::Null)),

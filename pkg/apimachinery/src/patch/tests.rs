@@ -350,3 +350,20 @@ fn media_types() {
     }
     assert_eq!(PatchType::from_media_type("application/apply-patch+yaml"), None);
 }
+
+#[test]
+fn deep_patches_are_applied() {
+    let (schema, root) = schema();
+    let nested = |value: Value| (0..crate::json::MAX_DEPTH - 2).fold(value, |inner, _| json!({ "a": inner }));
+    let (current, patch) = (json!({"raw": nested(json!(1))}), json!({"labels": nested(json!(2))}));
+    for kind in [PatchType::Merge, PatchType::StrategicMerge] {
+        let patched = apply_patch(kind, patch.to_string().as_bytes(), &current, &schema, root).unwrap();
+        assert_eq!((&patched["raw"], &patched["labels"]), (&current["raw"], &patch["labels"]));
+        let twice =
+            apply_patch(kind, json!({"labels": {"a": null}}).to_string().as_bytes(), &patched, &schema, root);
+        assert_eq!(twice.unwrap()["labels"], json!({}));
+    }
+    let too_deep = format!("{{\"labels\":{}}}", "[".repeat(crate::json::MAX_DEPTH));
+    let error = apply_patch(PatchType::Merge, too_deep.as_bytes(), &current, &schema, root).unwrap_err();
+    assert_eq!((error.code, error.message.as_str()), (400, "error decoding patch: exceeded max depth"));
+}
