@@ -7,10 +7,12 @@ use apis::ServedVersions;
 use auth::ObjectReader;
 use auth::assemble::{Authentication, AuthenticationConfig, Authorization, FrontProxyConfig};
 use auth::authn::front_proxy::FrontProxyHeaders;
-use auth::service_account::{PublicKey, SigningKey};
-use rustls::pki_types::CertificateDer;
+use auth::service_account::{PublicKey, SigningKey, TokenGenerator};
+use registry::{Connector, KubeletConfig, ServiceConfig, Services, TokenConfig};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::pki_types::pem::PemObject;
 use storage::Storage;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Pem, ServingCertificate, StorageConfig};
 
@@ -189,6 +191,55 @@ pub(crate) fn authorization(
     objects: &Arc<dyn ObjectReader>,
 ) -> Result<Authorization, Error> {
     Authorization::new(&config.authorization_modes, objects).map_err(|e| Error::Config(e.to_string()))
+}
+
+/// Addresses and ports of services.
+pub(crate) fn services(config: &Config, port: u16) -> Result<Arc<Services>, Error> {
+    let services = ServiceConfig {
+        ranges: config.service_ranges.clone(),
+        node_ports: config.node_ports.clone(),
+        advertise: Some((config.advertised(), port)),
+    };
+    Services::new(services).map(Arc::new).map_err(|e| Error::Config(e.to_string()))
+}
+
+/// Connections to kubelets, pods and services.
+pub(crate) fn connector(config: &Config, shutdown: CancellationToken) -> Result<Arc<Connector>, Error> {
+    let client = match &config.kubelet.client {
+        None => None,
+        Some((chain, key)) => {
+            let key = PrivateKeyDer::from_pem_slice(&key.read()?)
+                .map_err(|e| Error::Config(format!("kubelet client key: {e}")))?;
+            Some((certificates(chain)?, key))
+        }
+    };
+    let ca = match &config.kubelet.ca {
+        None => None,
+        Some(pem) => Some(component::tls::roots(&pem.read()?)?),
+    };
+    let kubelet = KubeletConfig { client, ca, ..KubeletConfig::default() };
+    Connector::new(&kubelet, shutdown).map(Arc::new).map_err(|e| Error::Config(e.to_string()))
+}
+
+/// Kinds of node addresses in the order they are tried.
+pub(crate) fn address_types(config: &Config) -> Vec<String> {
+    if config.kubelet.address_types.is_empty() {
+        KubeletConfig::default().address_types
+    } else {
+        config.kubelet.address_types.clone()
+    }
+}
+
+/// How service account tokens are issued, `None` without a signing key.
+pub(crate) fn tokens(config: &Config, keys: ServiceAccountKeys, audiences: &[String]) -> Option<TokenConfig> {
+    let issuer = config.service_account_issuers.first()?;
+    let generator = TokenGenerator::new(issuer.clone(), keys.sign?);
+    Some(TokenConfig {
+        generator: Arc::new(generator),
+        audiences: audiences.to_vec(),
+        max_seconds: config.service_account_max_expiration.and_then(|max| i64::try_from(max.as_secs()).ok()),
+        extend: config.service_account_extend_expiration,
+    })
 }
 
 /// TLS of the listener. Client certificates are asked for and checked against every CA that names clients.

@@ -1,5 +1,5 @@
-//! The objects every cluster starts with: system namespaces, default roles, priority classes, the service range, the
-//! `kubernetes` Service, and what extension servers read of the authentication.
+//! The objects every cluster starts with: system namespaces, default roles, priority classes, and what extension
+//! servers read of the authentication. The `kubernetes` Service is crate `registry`'s.
 
 use std::sync::Arc;
 
@@ -39,12 +39,12 @@ impl Bootstrap {
     }
 
     /// Makes sure of everything; namespaces first, as most else is in them.
-    pub(crate) async fn run(&self, config: &Config, port: u16) -> Result<(), Error> {
+    pub(crate) async fn run(&self, config: &Config) -> Result<(), Error> {
         let namespaces = ["kube-system", "kube-public", "kube-node-lease", "default"]
             .map(|n| (gvr("", "v1", "namespaces"), json!({"metadata": {"name": n}})));
         self.all(namespaces.to_vec()).await?;
         let (roles, others) =
-            tokio::join!(self.roles(), self.all(objects(config, port).map_err(Error::Config)?));
+            tokio::join!(self.roles(), self.all(objects(config).map_err(Error::Config)?));
         roles?;
         others
     }
@@ -127,7 +127,7 @@ fn failed(gvr: &GroupVersionResource, status: &Status) -> Error {
 }
 
 /// Everything but namespaces and roles.
-fn objects(config: &Config, port: u16) -> Result<Vec<(GroupVersionResource, Value)>, String> {
+fn objects(config: &Config) -> Result<Vec<(GroupVersionResource, Value)>, String> {
     let mut objects = Vec::new();
     for (name, value, description) in [
         (
@@ -146,23 +146,6 @@ fn objects(config: &Config, port: u16) -> Result<Vec<(GroupVersionResource, Valu
             json!({"metadata": {"name": name}, "value": value, "description": description}),
         ));
     }
-    let cidrs: Vec<String> = config.service_ranges.iter().map(ToString::to_string).collect();
-    objects.push((
-        gvr("networking.k8s.io", "v1", "servicecidrs"),
-        json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": cidrs}}),
-    ));
-    let address = config.service_ip().ok_or("the service range has no addresses")?.to_string();
-    let families: Vec<&str> = vec![if address.contains(':') { "IPv6" } else { "IPv4" }];
-    objects.push((
-        gvr("", "v1", "services"),
-        json!({
-            "metadata": {"name": "kubernetes", "namespace": "default",
-                         "labels": {"provider": "kubernetes", "component": "apiserver"}},
-            "spec": {"type": "ClusterIP", "clusterIP": address, "clusterIPs": [address], "ipFamilies": families,
-                     "ipFamilyPolicy": "SingleStack", "sessionAffinity": "None", "internalTrafficPolicy": "Cluster",
-                     "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": port}]},
-        }),
-    ));
     let mut data = serde_json::Map::new();
     if let Some(ca) = &config.client_ca {
         let text = ca.read().map_err(|e| e.to_string())?;

@@ -17,7 +17,7 @@ use crate::assemble::{self, Error, Store};
 use crate::bootstrap::Bootstrap;
 use crate::config::Config;
 use crate::issuer::{self, Document};
-use crate::maintenance::{self, Endpoints};
+use crate::maintenance;
 
 /// Longest the caches may take to read the store at start.
 const WARM_TIMEOUT: Duration = Duration::from_mins(1);
@@ -51,7 +51,10 @@ impl ControlPlane {
         let store = Store::open(&config.storage).await?;
         let resources = ResourceStore::new(assemble::registry(&config)?, Arc::clone(&store.storage));
         let state = Arc::new(State::default());
-        let server = build(&config, &resources, &store, &state, address)?;
+        let services = assemble::services(&config, address.port())?;
+        let connector = assemble::connector(&config, shutdown.clone())?;
+        let parts = Parts { services: Arc::clone(&services), connector: Arc::clone(&connector) };
+        let server = build(&config, &resources, &store, &state, address, parts)?;
         let tasks = TaskTracker::new();
         // what serves ends when requests should no longer come, what they need after they are done
         let (stop_serving, stop_rest) = (CancellationToken::new(), CancellationToken::new());
@@ -83,7 +86,9 @@ impl ControlPlane {
                 .await
                 .map_err(|status| Error::Cache(status.message))?;
             state.warm.store(true, Ordering::Release);
-            Bootstrap::new(resources.clone()).run(&config, address.port()).await
+            Bootstrap::new(resources.clone()).run(&config).await?;
+            let failed = |e: registry::ServicesError| Error::Bootstrap { resource: "services".into(), reason: e.to_string() };
+            services.start(&resources).await.map_err(failed)
         };
         if let Err(error) = started.await {
             stop_serving.cancel();
@@ -91,12 +96,10 @@ impl ControlPlane {
             store.close().await;
             return Err(error);
         }
-        let endpoints =
-            Endpoints { store: resources.clone(), address: config.advertised(), port: address.port() };
-        if let Err(status) = endpoints.reconcile().await {
-            tracing::warn!(error = %status, "the kubernetes endpoints could not be written");
-        }
-        tasks.spawn(endpoints.keep(shutdown.clone()));
+        let looking_after = {
+            let (services, resources, shutdown) = (services, resources.clone(), shutdown.clone());
+            tasks.spawn(async move { services.run(resources, shutdown).await })
+        };
         tasks.spawn(maintenance::compact(
             Arc::clone(&store.storage),
             config.compaction_interval,
@@ -109,6 +112,9 @@ impl ControlPlane {
             state.stopping.store(true, Ordering::Release);
             tokio::time::sleep(config.shutdown_delay).await;
             stop_serving.cancel();
+            // it takes this server out of the endpoints, for which it needs the store
+            let _ = looking_after.await;
+            connector.stop().await;
             // watches end with their caches, so that connections can drain
             resources.stop().await;
             let _ = serving.await;
@@ -189,12 +195,19 @@ fn flag(flag: &AtomicBool, otherwise: &str) -> Result<(), String> {
     if flag.load(Ordering::Acquire) { Ok(()) } else { Err(otherwise.to_owned()) }
 }
 
+/// What the server shares with its background work.
+struct Parts {
+    services: Arc<registry::Services>,
+    connector: Arc<registry::Connector>,
+}
+
 fn build(
     config: &Config,
     resources: &ResourceStore,
     store: &Store,
     state: &Arc<State>,
     address: SocketAddr,
+    parts: Parts,
 ) -> Result<Arc<Server>, Error> {
     let objects = resources.object_reader();
     let keys = assemble::service_account_keys(config)?;
@@ -233,5 +246,17 @@ fn build(
             .path(issuer::CONFIGURATION, Arc::new(Document::configuration(&configuration)))
             .path(issuer::JWKS, Arc::new(Document::jwks(&jwks)));
     }
+    let tokens = assemble::tokens(config, keys, &authentication.api_audiences);
+    let builder = registry::install(
+        builder,
+        registry::Config {
+            authentication,
+            authorization,
+            tokens,
+            connector: parts.connector,
+            address_types: assemble::address_types(config),
+            services: parts.services,
+        },
+    );
     Ok(builder.build())
 }
