@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use storage::objects::KeyLayout;
 use storage::{Revision, Storage};
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -21,7 +22,7 @@ use crate::watcher::{Interest, Wakers, WatchOptions, Watcher};
 
 /// A read waits this long for the cache to reach a revision, as upstream's does.
 const WAIT_FOR_REVISION: Duration = Duration::from_secs(3);
-/// While reads wait, the engine is asked for progress this often.
+/// While a read waits for a revision, the engine is asked how far it is this often.
 const ASK_FOR_PROGRESS: Duration = Duration::from_millis(100);
 /// A read waits this long for the cache's first list.
 const WAIT_FOR_READY: Duration = Duration::from_secs(10);
@@ -37,7 +38,7 @@ pub struct WatchCacheConfig {
     pub codec: Arc<dyn Codec>,
     /// Limits of the ring of recent changes.
     pub ring: RingLimits,
-    /// Bytes of encodings kept beside the stored JSON.
+    /// Bytes of encodings kept beside the stored JSON, if three quarters of the JSON's size are not more.
     pub representation_bytes: usize,
 }
 
@@ -257,7 +258,7 @@ impl WatchCache {
     pub async fn read(&self, version: ReadVersion) -> Result<Snapshot, Error> {
         self.wait_for(version).await?;
         if let ReadVersion::Exact(revision) = version {
-            let held = self.shared.state.write().at(revision, Instant::now());
+            let held = self.shared.state.write().at(revision, std::time::Instant::now());
             let objects = match held {
                 Some(objects) => objects,
                 None => pump::list_at(&self.shared, Some(revision)).await?.0,
@@ -291,7 +292,7 @@ impl WatchCache {
         };
         let page = select(&snapshot, &prefix, start.as_deref(), limit, options);
         if !page.continue_token.is_empty() {
-            self.shared.state.write().pin(snapshot.revision, &snapshot.objects, Instant::now());
+            self.shared.state.write().pin(snapshot.revision, &snapshot.objects, std::time::Instant::now());
         }
         Ok(page)
     }
@@ -360,37 +361,58 @@ impl WatchCache {
 
     async fn wait_for_latest(&self) -> Result<(), Error> {
         let before = self.shared.reached.borrow().1;
-        let freshness = self.shared.storage.freshness(self.layout().prefix()).await?;
-        if freshness.revision < before {
+        let fresh = self.shared.storage.freshness(self.layout().prefix()).await?;
+        if fresh.revision < before {
             // the store has gone back in time (restored from a backup): what is cached never happened
             self.shared.relist.notify_one();
             return Err(Error::NotReady);
         }
-        self.wait_for_revision(freshness.changed).await?;
-        if self.shared.reached.borrow().1 < freshness.revision {
-            self.shared.progress(freshness.revision);
+        if !self.reaches(fresh.changed, Instant::now() + WAIT_FOR_REVISION).await? {
+            let current = self.shared.reached.borrow().1;
+            return Err(Error::TooLargeResourceVersion { requested: fresh.changed, current });
+        }
+        if self.shared.reached.borrow().1 < fresh.revision {
+            self.shared.progress(fresh.revision);
         }
         Ok(())
     }
 
+    /// Waits for a revision that a client names: it may be elsewhere in the store, or in the future.
     async fn wait_for_revision(&self, revision: Revision) -> Result<(), Error> {
-        let mut reached = self.shared.reached.subscribe();
-        if reached.borrow_and_update().1 >= revision {
-            return Ok(());
-        }
-        let deadline = tokio::time::Instant::now() + WAIT_FOR_REVISION;
+        let deadline = Instant::now() + WAIT_FOR_REVISION;
         loop {
-            self.shared.storage.request_progress().await?;
-            let next = (tokio::time::Instant::now() + ASK_FOR_PROGRESS).min(deadline);
-            match tokio::time::timeout_at(next, reached.wait_for(|(_, r)| *r >= revision)).await {
-                Ok(Ok(_)) => return Ok(()),
-                Ok(Err(_)) => return Err(Error::NotReady),
-                Err(_) if next >= deadline => {
-                    let current = self.shared.reached.borrow().1;
-                    return Err(Error::TooLargeResourceVersion { requested: revision, current });
-                }
-                Err(_) => {}
+            if self.shared.reached.borrow().1 >= revision {
+                return Ok(());
             }
+            // when the store cannot say, the watch may still come to it
+            if let Ok(fresh) = self.shared.storage.freshness(self.layout().prefix()).await
+                && fresh.revision >= revision
+                && self.reaches(fresh.changed, deadline).await?
+            {
+                self.shared.progress(fresh.revision);
+                return Ok(());
+            }
+            let next = (Instant::now() + ASK_FOR_PROGRESS).min(deadline);
+            if self.reaches(revision, next).await? {
+                return Ok(());
+            }
+            if next >= deadline {
+                let current = self.shared.reached.borrow().1;
+                return Err(Error::TooLargeResourceVersion { requested: revision, current });
+            }
+        }
+    }
+
+    /// Whether the cache comes to a revision in time.
+    async fn reaches(&self, revision: Revision, deadline: Instant) -> Result<bool, Error> {
+        if self.shared.reached.borrow().1 >= revision {
+            return Ok(true);
+        }
+        let mut reached = self.shared.reached.subscribe();
+        match tokio::time::timeout_at(deadline, reached.wait_for(|(_, r)| *r >= revision)).await {
+            Ok(Ok(_)) => Ok(true),
+            Ok(Err(_)) => Err(Error::NotReady),
+            Err(_) => Ok(false),
         }
     }
 }

@@ -41,10 +41,10 @@ pub struct DecodeError(pub String);
 pub struct Labels(Box<[(Box<str>, Box<str>)]>);
 
 impl Labels {
-    /// Labels from pairs in any order.
-    pub fn new<K: Into<Box<str>>, V: Into<Box<str>>>(pairs: impl IntoIterator<Item = (K, V)>) -> Self {
+    /// Labels from pairs in any order; of equal keys the last one counts.
+    pub fn new<K: AsRef<str>, V: AsRef<str>>(pairs: impl IntoIterator<Item = (K, V)>) -> Self {
         let sorted: BTreeMap<Box<str>, Box<str>> =
-            pairs.into_iter().map(|(k, v)| (k.into(), v.into())).collect();
+            pairs.into_iter().map(|(k, v)| (k.as_ref().into(), v.as_ref().into())).collect();
         Self(sorted.into_iter().collect())
     }
 
@@ -65,7 +65,7 @@ impl Labels {
     }
 }
 
-/// How a selectable field is read from the decoded object.
+/// How a selectable field is read from the decoded object, which comes without annotations and managed fields.
 pub type FieldSource = Arc<dyn Fn(&Value) -> String + Send + Sync>;
 
 /// The codec of values that are JSON. Without selectable fields nothing but the labels is decoded.
@@ -82,22 +82,17 @@ impl JsonCodec {
 
     /// Decodes an object that is at hand as JSON text; for codecs of other forms once they have JSON.
     pub fn decode_json(&self, json: &Bytes) -> Result<Decoded, DecodeError> {
-        let bad = |e: serde_json::Error| DecodeError(e.to_string());
-        let head: Head<'_> = serde_json::from_slice(json).map_err(bad)?;
-        let labels = Labels::new(
-            head.metadata
-                .labels
-                .unwrap_or_default()
-                .into_iter()
-                .map(|(k, v)| (Box::<str>::from(k.as_ref()), Box::<str>::from(v.as_ref()))),
-        );
-        let fields = if self.fields.is_empty() {
-            Vec::new()
-        } else {
-            let tree = parse(json)?;
-            self.fields.iter().map(|field| field(&tree).into_boxed_str()).collect()
-        };
-        Ok(Decoded { json: json.clone(), labels, fields })
+        if self.fields.is_empty() {
+            let head: Head<'_> = serde_json::from_slice(json).map_err(|e| DecodeError(e.to_string()))?;
+            let labels = Labels::new(head.metadata.labels.unwrap_or_default());
+            return Ok(Decoded { json: json.clone(), labels, fields: Vec::new() });
+        }
+        // the quick decoder stops at 128 levels
+        let tree = pruned::from_slice(json).or_else(|_| parse(json))?;
+        let labels = apimachinery::meta::at(&tree, &["metadata", "labels"]).and_then(Value::as_object);
+        let labels = labels.into_iter().flatten().filter_map(|(k, v)| Some((k.as_str(), v.as_str()?)));
+        let fields = self.fields.iter().map(|field| field(&tree).into_boxed_str()).collect();
+        Ok(Decoded { json: json.clone(), labels: Labels::new(labels), fields })
     }
 }
 
@@ -123,6 +118,60 @@ struct Head<'a> {
 struct HeadMeta<'a> {
     #[serde(borrow, default)]
     labels: Option<BTreeMap<Cow<'a, str>, Cow<'a, str>>>,
+}
+
+/// Decodes an object without what no selectable field is made of and what is often half of it.
+mod pruned {
+    use std::fmt;
+
+    use apimachinery::{Map, Value};
+    use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+
+    /// Members of `metadata` that are left out.
+    const LEFT_OUT: [&str; 2] = ["annotations", "managedFields"];
+
+    pub(super) fn from_slice(json: &[u8]) -> serde_json::Result<Value> {
+        let mut deserializer = serde_json::Deserializer::from_slice(json);
+        let tree = Object::Top.deserialize(&mut deserializer)?;
+        deserializer.end()?;
+        Ok(tree)
+    }
+
+    #[derive(Clone, Copy, PartialEq)]
+    enum Object {
+        Top,
+        Metadata,
+    }
+
+    impl<'de> DeserializeSeed<'de> for Object {
+        type Value = Value;
+        fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+            deserializer.deserialize_map(self)
+        }
+    }
+
+    impl<'de> Visitor<'de> for Object {
+        type Value = Value;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+        fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
+            let mut map = Map::new();
+            while let Some(key) = members.next_key::<String>()? {
+                if self == Self::Metadata && LEFT_OUT.contains(&key.as_str()) {
+                    members.next_value::<IgnoredAny>()?;
+                    continue;
+                }
+                let value = if self == Self::Top && key == "metadata" {
+                    members.next_value_seed(Self::Metadata)?
+                } else {
+                    members.next_value()?
+                };
+                map.insert(key, value);
+            }
+            Ok(Value::Object(map))
+        }
+    }
 }
 
 /// Names an encoding of an object other than its stored JSON, such as "protobuf of v1"; the numbers are the user's.
@@ -340,6 +389,11 @@ impl Budget {
         Self { used: AtomicUsize::new(0), limit: AtomicUsize::new(limit) }
     }
 
+    /// Allows so many bytes from now on; what is kept stays.
+    pub(crate) fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
+    }
+
     pub(crate) fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }
@@ -405,5 +459,47 @@ impl Slots {
     /// Drops everything; answers how many bytes.
     pub(crate) fn clear(&self) -> usize {
         std::mem::take(&mut *self.0.lock()).iter().map(|slot| slot.bytes.len()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node() -> JsonCodec {
+        JsonCodec::new(vec![Arc::new(|o: &Value| o["spec"]["node"].as_str().unwrap_or("").to_owned())])
+    }
+
+    #[test]
+    fn labels_and_fields_are_found_with_either_decoder() {
+        let json = Bytes::from_static(
+            br#"{"kind":"T","metadata":{"annotations":{"a":"b"},"labels":{"b":"2","a":"1\u0041"},
+            "managedFields":[{"x":{}}],"name":"n"},"spec":{"node":"n1"}}"#,
+        );
+        for (codec, fields) in [(JsonCodec::default(), vec![]), (node(), vec!["n1".into()])] {
+            let decoded = codec.decode_json(&json).unwrap();
+            assert_eq!(decoded.labels.iter().collect::<Vec<_>>(), [("a", "1A"), ("b", "2")]);
+            assert_eq!(decoded.labels.get("b"), Some("2"));
+            assert_eq!(decoded.labels.get("c"), None);
+            assert_eq!(decoded.fields, fields);
+        }
+    }
+
+    #[test]
+    fn deep_objects_are_decoded_and_broken_ones_refused() {
+        let deep = format!(
+            r#"{{"metadata":{{}},"spec":{{"node":"n1","x":{}1{}}}}}"#,
+            "[".repeat(400),
+            "]".repeat(400)
+        );
+        assert_eq!(&*node().decode_json(&deep.into()).unwrap().fields[0], "n1");
+        for broken in ["", "null", "[]", r#"{"metadata":{"labels":[]}}x"#, r#"{"a":1"#] {
+            let json = Bytes::from(broken);
+            assert!(node().decode_json(&json).is_err() || scan::splice(&json).is_err(), "{broken}");
+            assert!(
+                JsonCodec::default().decode_json(&json).is_err() || scan::splice(&json).is_err(),
+                "{broken}"
+            );
+        }
     }
 }

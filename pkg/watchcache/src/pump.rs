@@ -56,7 +56,12 @@ fn install(shared: &Shared, objects: Objects, broken: BTreeMap<Arc<str>, String>
     for (key, message) in &broken {
         tracing::error!(resource = shared.config.resource, %key, message, "stored value cannot be decoded");
     }
-    shared.state.write().install(objects, broken, revision);
+    let bytes = {
+        let mut state = shared.state.write();
+        state.install(objects, broken, revision);
+        state.bytes
+    };
+    allow_representations(shared, bytes);
     shared.wakers.lock().ring_all();
     shared.publish_reached();
 }
@@ -110,12 +115,19 @@ async fn watch(shared: &Shared) -> String {
 fn apply(shared: &Shared, events: Vec<Event>) {
     let now = Instant::now();
     let updates: Vec<Update> = events.into_iter().map(|event| update(shared, event)).collect();
-    let applied = {
+    let (applied, bytes) = {
         let mut state = shared.state.write();
-        updates.into_iter().filter_map(|update| state.apply(update, now)).collect::<Vec<_>>()
+        let applied: Vec<_> = updates.into_iter().filter_map(|update| state.apply(update, now)).collect();
+        (applied, state.bytes)
     };
+    allow_representations(shared, bytes);
     shared.wakers.lock().ring(&applied);
     shared.publish_reached();
+}
+
+/// Encodings may take what is configured, or three quarters of the JSON if that is more.
+fn allow_representations(shared: &Shared, json_bytes: usize) {
+    shared.budget.set_limit(shared.config.representation_bytes.max(json_bytes / 4 * 3));
 }
 
 fn update(shared: &Shared, event: Event) -> Update {

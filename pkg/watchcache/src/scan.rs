@@ -11,8 +11,8 @@ pub(crate) struct Splice {
     pub(crate) cut: usize,
 }
 
-/// Deepest nesting followed; deeper values are refused, as the decoder of request bodies does.
-const MAX_DEPTH: usize = 512;
+/// Deepest nesting followed; the decoder of request bodies refuses deeper ones. Nothing here recurses.
+const MAX_DEPTH: usize = 10_000;
 const NAME: &[u8] = b"resourceVersion";
 
 /// Finds the place, keeping the keys of `metadata` sorted where they are.

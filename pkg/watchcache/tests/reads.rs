@@ -219,20 +219,21 @@ async fn bytes_are_those_of_the_store() {
 
 #[tokio::test(start_paused = true)]
 async fn encodings_are_made_once_and_let_go_when_unused() {
-    let world = World::with(|config| config.representation_bytes = 100).await;
+    let world = World::with(|config| config.representation_bytes = 500).await;
     world.put("a", "x", "1").await;
     world.put("a", "y", "1").await;
     let protobuf = RepresentationId(7);
-    let encode =
-        |object: &StoredObject| object.representation(protobuf, |_| Ok::<_, ()>(vec![0; 80].into())).unwrap();
+    let encode = |object: &StoredObject| {
+        object.representation(protobuf, |_| Ok::<_, ()>(vec![0; 400].into())).unwrap()
+    };
     let never = |object: &StoredObject| object.representation(protobuf, |_| Err(()));
     let x = world.cache.get("a", "x", ReadVersion::Latest).await.unwrap().unwrap();
     let y = world.cache.get("a", "y", ReadVersion::Latest).await.unwrap().unwrap();
     encode(&x);
-    assert_eq!(never(&x).unwrap().len(), 80);
+    assert_eq!(never(&x).unwrap().len(), 400);
     encode(&y);
     assert!(never(&y).is_err(), "beyond the budget nothing is kept");
-    assert_eq!(world.cache.stats().representation_bytes, 80);
+    assert_eq!(world.cache.stats().representation_bytes, 400);
     tokio::time::sleep(Duration::from_secs(120)).await;
     assert_eq!(world.cache.stats().representation_bytes, 0);
     encode(&y);

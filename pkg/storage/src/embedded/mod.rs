@@ -52,7 +52,7 @@ impl Default for Options {
         Self {
             max_txn_bytes: MIB + MIB / 2,
             max_bytes: 4096 * MIB,
-            history_bytes: 32 * MIB,
+            history_bytes: 16 * MIB,
             max_history_bytes: 256 * MIB,
             min_free_bytes: 64 * MIB as u64,
         }
