@@ -3,6 +3,7 @@
 //! Subresources with effects ([`pod`], [`connect`], tokens), resources that are questions ([`review`]), and what
 //! happens around writes (addresses and ports of services in [`service`], escalation checks of roles). [`install`] plugs all of it into a server.
 
+mod component_status;
 mod connect;
 mod names;
 mod pod;
@@ -45,7 +46,9 @@ pub fn install(builder: ServerBuilder, config: Config) -> ServerBuilder {
     let authorizer = config.authorization.authorizer;
     let review = |scope| Arc::new(AccessReview::new(scope, authorizer.clone()));
     let (authentication, authorization) = ("authentication.k8s.io", "authorization.k8s.io");
+    let components = Arc::new(component_status::ComponentStatus::new(stream.connector.clone()));
     let mut builder = builder
+        .handler("", "componentstatuses", "", components)
         .handler("", "bindings", "", Arc::new(pod::Binding))
         .handler("", "pods", "binding", Arc::new(pod::Binding))
         .handler("", "pods", "eviction", Arc::new(pod::Eviction))

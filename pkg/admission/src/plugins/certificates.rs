@@ -112,9 +112,8 @@ pub(super) struct SubjectRestriction;
 /// The organizations in the request's subject; the error's text when it is no request.
 fn organizations(request: &Value) -> Result<Vec<String>, String> {
     let pem = STANDARD.decode(str_at(request, &["spec", "request"])).map_err(|e| e.to_string())?;
-    let der = match <(SectionKind, Vec<u8>)>::from_pem_slice(&pem) {
-        Ok((SectionKind::Csr, der)) => der,
-        _ => return Err("PEM block type must be CERTIFICATE REQUEST".into()),
+    let Ok((SectionKind::Csr, der)) = <(SectionKind, Vec<u8>)>::from_pem_slice(&pem) else {
+        return Err("PEM block type must be CERTIFICATE REQUEST".into());
     };
     let (_, csr) = X509CertificationRequest::from_der(&der).map_err(|e| e.to_string())?;
     let subject = &csr.certification_request_info.subject;

@@ -1,11 +1,15 @@
 //! The built-in plugins, one file a concern, and how they are made.
 
+mod amounts;
 mod certificates;
 mod defaults;
+mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
 mod owner_references;
+mod pod_security;
 mod priority;
+mod resource_quota;
 mod runtime_class;
 mod service_account;
 mod simple;
@@ -47,6 +51,9 @@ fn make(name: &str, with: &Dependencies) -> Option<Arc<dyn Plugin>> {
         "DefaultTolerationSeconds" => Arc::new(tolerations::DefaultTolerationSeconds),
         "DenyServiceExternalIPs" => Arc::new(simple::DenyServiceExternalIps),
         "ExtendedResourceToleration" => Arc::new(tolerations::ExtendedResourceToleration),
+        "LimitRanger" => Arc::new(limit_ranger::LimitRanger::new(source())),
+        "PodSecurity" => Arc::new(pod_security::PodSecurity::new(source())),
+        "ResourceQuota" => Arc::new(resource_quota::ResourceQuota::new(source())),
         "LimitPodHardAntiAffinityTopology" => Arc::new(simple::LimitPodHardAntiAffinityTopology),
         "NamespaceExists" => Arc::new(namespace_lifecycle::NamespaceExists::new(source())),
         "NamespaceLifecycle" => Arc::new(namespace_lifecycle::NamespaceLifecycle::new(source())),

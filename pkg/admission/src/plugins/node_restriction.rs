@@ -426,7 +426,8 @@ mod tests {
         let token = |pod: &str, uid: &str| json!({"metadata": {"namespace": "ns", "name": "sa"}, "spec": {"boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": pod, "uid": uid}}});
         let lease = |ns: &str, name: &str| json!({"metadata": {"namespace": ns, "name": name}});
         use Operation::{Create, Delete, Update};
-        let cases: Vec<(Operation, &str, Option<Value>, Option<&Value>, &str)> = vec![
+        type Case<'a> = (Operation, &'a str, Option<Value>, Option<&'a Value>, &'a str);
+        let cases: Vec<Case<'_>> = vec![
             (Delete, "/pods", None, Some(&mine), ""),
             (
                 Delete,

@@ -65,6 +65,23 @@ impl ObjectReader for CacheReader {
         self.cache(resource).map_or_else(Vec::new, |c| Self::collect(&c.cache.snapshot(), namespace))
     }
 
+    fn select(
+        &self,
+        resource: &GroupResource,
+        namespace: Option<&str>,
+        field: &str,
+        value: &str,
+    ) -> Vec<CachedObject> {
+        let Some(cached) = self.cache(resource) else { return Vec::new() };
+        let Some(index) = cached.field(field) else { return Vec::new() };
+        let snapshot = cached.cache.snapshot();
+        snapshot
+            .iter(namespace.unwrap_or(""))
+            .filter(|o| o.field(index) == value)
+            .map(|o| cached_object(&o))
+            .collect()
+    }
+
     async fn get_live(
         &self,
         resource: &GroupResource,

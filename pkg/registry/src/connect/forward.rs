@@ -225,4 +225,97 @@ mod tests {
         assert_eq!(upgrade.headers()["upgrade"], "SPDY/3.1");
         assert!(is_upgrade(upgrade.headers()) && !is_upgrade(plain.headers()));
     }
+
+    /// A server on loopback: echoes what it is asked, and upgrades to a protocol that echoes bytes.
+    async fn server(shutdown: tokio_util::sync::CancellationToken) -> Location {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let port = listener.local_addr().expect("address").port();
+        let handler = |mut request: Request<Body>| -> futures::future::BoxFuture<'static, Response<Body>> {
+            Box::pin(async move {
+                if is_upgrade(request.headers()) {
+                    let upgrade = hyper::upgrade::on(&mut request);
+                    tokio::spawn(async move {
+                        let stream = TokioIo::new(upgrade.await.expect("upgraded"));
+                        let (mut from, mut to) = tokio::io::split(stream);
+                        let _ = tokio::io::copy(&mut from, &mut to).await;
+                    });
+                    let switching = Response::builder()
+                        .status(101)
+                        .header("connection", "Upgrade")
+                        .header("upgrade", "echo");
+                    return switching.body(empty()).expect("response");
+                }
+                let authorized = request.headers().contains_key(AUTHORIZATION);
+                let text = format!("<a href=\"/x\">{} {authorized}</a>", request.uri());
+                Response::builder().header(CONTENT_TYPE, "text/html").body(full(text)).expect("response")
+            })
+        };
+        let handler = std::sync::Arc::new(handler);
+        let limits = component::serving::Limits::default();
+        tokio::spawn(component::serving::serve(listener, None, handler, limits, shutdown));
+        Location { host: "127.0.0.1".into(), port, ..location() }
+    }
+
+    #[tokio::test]
+    async fn requests_go_through_and_links_come_back() {
+        let shutdown = tokio_util::sync::CancellationToken::new();
+        let target = server(shutdown.clone()).await;
+        let connector =
+            Connector::new(&super::super::KubeletConfig::default(), shutdown.clone()).expect("connector");
+        let rewriter = Rewriter { prefix: "/proxy".into(), host: "api".into() };
+        let request = Request::builder()
+            .uri("/ignored")
+            .header(AUTHORIZATION, "Bearer x")
+            .body(empty())
+            .expect("request");
+        let answer = forward(&connector, request, &target, Some(&rewriter)).await.expect("answer");
+        let body = answer.into_body().collect().await.expect("body").to_bytes();
+        assert_eq!(body, "<a href=\"/proxy/x\">/a?b=c false</a>");
+        let gone = Location { port: 1, ..target };
+        let request = Request::builder().body(empty()).expect("request");
+        let refused = forward(&connector, request, &gone, None).await.expect_err("nobody there");
+        assert_eq!(refused.code, 503);
+        shutdown.cancel();
+        connector.stop().await;
+    }
+
+    #[tokio::test]
+    async fn upgrades_become_a_pipe() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let shutdown = tokio_util::sync::CancellationToken::new();
+        let target = server(shutdown.clone()).await;
+        let connector =
+            Connector::new(&super::super::KubeletConfig::default(), shutdown.clone()).expect("connector");
+        let connector = std::sync::Arc::new(connector);
+        // a proxy in front, as the API server is one
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let address = listener.local_addr().expect("address");
+        let through = connector.clone();
+        let proxy = move |request: Request<Body>| -> futures::future::BoxFuture<'static, Response<Body>> {
+            let (through, target) = (through.clone(), target.clone());
+            Box::pin(async move { forward(&through, request, &target, None).await.expect("forwarded") })
+        };
+        let limits = component::serving::Limits::default();
+        tokio::spawn(component::serving::serve(
+            listener,
+            None,
+            std::sync::Arc::new(proxy),
+            limits,
+            shutdown.clone(),
+        ));
+        let mut client = tokio::net::TcpStream::connect(address).await.expect("connected");
+        let head = "POST /exec HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: echo\r\nContent-Length: 0\r\n\r\n";
+        client.write_all(head.as_bytes()).await.expect("sent");
+        let mut seen = Vec::new();
+        while !seen.ends_with(b"\r\n\r\n") {
+            seen.push(client.read_u8().await.expect("head"));
+        }
+        assert!(seen.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&seen));
+        client.write_all(b"hello").await.expect("sent");
+        let mut echoed = [0; 5];
+        client.read_exact(&mut echoed).await.expect("echo");
+        assert_eq!(&echoed, b"hello");
+        shutdown.cancel();
+        connector.stop().await;
+    }
 }

@@ -55,13 +55,22 @@ pub(super) async fn proxied(
 /// `nodes/proxy`: the kubelet, or another port of the node.
 pub(crate) struct NodeProxy(pub(crate) Stream);
 
+/// Refuses a host that leads back to this machine or its link: whoever may write a Node could else reach the server's
+/// own loopback.
+async fn check_host(location: &Location) -> Result<(), Status> {
+    let addresses = tokio::net::lookup_host((location.host.as_str(), location.port)).await;
+    let mut addresses =
+        addresses.map_err(|e| Status::bad_request(format!("lookup {}: {e}", location.host)))?;
+    if addresses.all(|address| is_global_unicast(&address.ip().to_string())) {
+        return Ok(());
+    }
+    Err(Status::bad_request("address not allowed"))
+}
+
 /// Where `[scheme:]node[:port]` leads, from where the node's kubelet is.
 fn node_location(kubelet: Location, scheme: &str, port: &str) -> Result<Location, Status> {
     if port.is_empty() || port == kubelet.port.to_string() {
         return Ok(kubelet);
-    }
-    if kubelet.host.parse::<std::net::IpAddr>().is_ok() && !is_global_unicast(&kubelet.host) {
-        return Err(Status::bad_request("address not allowed"));
     }
     let port = port.parse().map_err(|_| Status::bad_request(format!("invalid port {port:?}")))?;
     Ok(Location { secure: scheme == "https", port, trust: Trust::Anything, ..kubelet })
@@ -77,6 +86,9 @@ impl SubresourceHandler for NodeProxy {
         call.admit(Operation::Connect, &mut options, false).await?;
         let kubelet = kubelet::locate(&call.store, &self.0.address_types, name).await?;
         let location = node_location(kubelet, scheme, port)?;
+        if location.trust == Trust::Anything {
+            check_host(&location).await?;
+        }
         proxied(&self.0.connector, call.request, location, false).await
     }
 
@@ -108,7 +120,22 @@ mod tests {
             let got = node_location(kubelet.clone(), scheme, port).expect("located");
             assert_eq!((got.secure, got.port, got.trust), expected);
         }
-        let local = Location { host: "127.0.0.1".into(), ..kubelet };
-        assert!(node_location(local, "", "22").is_err());
+    }
+
+    #[tokio::test]
+    async fn hosts_are_elsewhere() {
+        let location = |host: &str| Location {
+            secure: false,
+            host: host.into(),
+            port: 22,
+            path: String::new(),
+            query: String::new(),
+            trust: Trust::Anything,
+        };
+        for (host, ok) in
+            [("127.0.0.1", false), ("localhost", false), ("169.254.169.254", false), ("10.0.0.1", true)]
+        {
+            assert_eq!(check_host(&location(host)).await.is_ok(), ok, "{host}");
+        }
     }
 }

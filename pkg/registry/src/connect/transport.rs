@@ -180,7 +180,7 @@ impl Connector {
     }
 
     /// Sends a request on a connection of its own and gives the head of the answer. The request's URI must be a path.
-    pub(super) async fn send(
+    pub(crate) async fn send(
         &self,
         location: &Location,
         request: Request<Body>,

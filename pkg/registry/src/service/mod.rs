@@ -17,6 +17,7 @@ use apimachinery::meta::GroupResource;
 use apimachinery::status::Status;
 use apiserver::ResourceStore;
 use ipnet::IpNet;
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use addresses::ready_ranges;
@@ -131,10 +132,8 @@ impl Services {
     /// Repairs, and keeps this server among the endpoints of the `kubernetes` service, until shutdown; then takes it out.
     pub async fn run(&self, store: ResourceStore, shutdown: CancellationToken) {
         let mut repair = repair::Repair::default();
-        let mut repairs = tokio::time::interval(REPAIR_INTERVAL);
-        let mut renewals = tokio::time::interval(ENDPOINT_INTERVAL);
-        repairs.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        renewals.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // the first round was made by `start`
+        let (mut repairs, mut renewals) = (every(REPAIR_INTERVAL), every(ENDPOINT_INTERVAL));
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => break,
@@ -162,6 +161,13 @@ impl Services {
             tracing::warn!(%error, "this server's endpoint was not renewed");
         }
     }
+}
+
+/// Ticks after each period, the first one included; late ticks are not made up for.
+fn every(period: Duration) -> Interval {
+    let mut interval = tokio::time::interval_at(Instant::now() + period, period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
 }
 
 #[cfg(test)]
