@@ -302,7 +302,8 @@ impl Zone {
             let namespace = slice.metadata.namespace.clone().unwrap_or_default();
             // Only endpoints with a name of their own have one to point back to.
             let headless = cluster.service(&namespace, service).is_some_and(|s| is_headless(&s));
-            for target in targets(std::slice::from_ref(&slice), None).into_iter().filter(|t| t.ip == address) {
+            for target in targets(std::slice::from_ref(&slice), None).into_iter().filter(|t| t.ip == address)
+            {
                 let named = dashed(target.ip) != target.host;
                 if named || headless {
                     names.extend(self.name_of(&[&target.host, service, &namespace, "svc"]));

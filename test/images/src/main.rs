@@ -28,14 +28,23 @@ fn base() -> Result<Layer, oci::Error> {
 fn busybox() -> anyhow::Result<Layer> {
     let listed = Command::new(BUSYBOX).arg("--list").output().context("busybox-static is not installed")?;
     ensure!(listed.status.success(), "{BUSYBOX} --list failed");
-    let mut layer = base()?.directory("bin", 0o755)?.directory("root", 0o700)?.host_file(Path::new(BUSYBOX), "bin/busybox")?;
+    let mut layer = base()?
+        .directory("bin", 0o755)?
+        .directory("root", 0o700)?
+        .host_file(Path::new(BUSYBOX), "bin/busybox")?;
     for applet in String::from_utf8_lossy(&listed.stdout).lines().filter(|name| *name != "busybox") {
         layer = layer.link(&format!("bin/{applet}"), "busybox")?;
     }
     Ok(layer)
 }
 
-fn write(directory: &Path, file: &str, name: &str, layers: Vec<Layer>, config: &Config) -> anyhow::Result<()> {
+fn write(
+    directory: &Path,
+    file: &str,
+    name: &str,
+    layers: Vec<Layer>,
+    config: &Config,
+) -> anyhow::Result<()> {
     let path = directory.join(file);
     let out = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
     write_archive(out, &[name], layers, config)?;
@@ -52,7 +61,8 @@ fn main() -> anyhow::Result<()> {
     let path = "PATH=/bin".to_owned();
     let shell = Config { command: vec!["sh".into()], environment: vec![path.clone()], ..Config::default() };
     write(directory, "busybox.tar", "kubewright.test/busybox:1", vec![busybox()?], &shell)?;
-    let server = Config { entrypoint: vec!["/bin/testserver".into()], environment: vec![path], ..Config::default() };
+    let server =
+        Config { entrypoint: vec!["/bin/testserver".into()], environment: vec![path], ..Config::default() };
     let layers = vec![busybox()?, Layer::new().host_file(testserver, "bin/testserver")?];
     write(directory, "testserver.tar", "kubewright.test/testserver:1", layers, &server)
 }

@@ -12,14 +12,16 @@ use std::time::Duration;
 static FAILING: AtomicBool = AtomicBool::new(false);
 
 fn answer(path: &str, peer: &str) -> (u16, String) {
-    let (first, rest) = path.trim_start_matches('/').split_once('/').unwrap_or((path.trim_start_matches('/'), ""));
+    let (first, rest) =
+        path.trim_start_matches('/').split_once('/').unwrap_or((path.trim_start_matches('/'), ""));
     match first {
         "" => {
             let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
             (200, format!("host {} client {peer}\n", host.trim()))
         }
         "env" => std::env::var(rest).map_or((404, String::new()), |value| (200, format!("{value}\n"))),
-        "file" => std::fs::read_to_string(format!("/{rest}")).map_or_else(|e| (404, e.to_string()), |text| (200, text)),
+        "file" => std::fs::read_to_string(format!("/{rest}"))
+            .map_or_else(|e| (404, e.to_string()), |text| (200, text)),
         "healthy" if FAILING.load(Ordering::Relaxed) => (500, "failing\n".into()),
         "healthy" => (200, "ok\n".into()),
         "fail" => {
