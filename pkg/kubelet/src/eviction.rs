@@ -111,7 +111,9 @@ pub async fn run(kubelet: Arc<Kubelet>, overview: Arc<Overview>, shutdown: Cance
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(INTERVAL) => {}
         }
-        over_their_limits(&kubelet, &overview);
+        let (measured, pods) = (kubelet.clone(), overview.clone());
+        // Measuring directories reads disks.
+        let _ = tokio::task::spawn_blocking(move || over_their_limits(&measured, &pods)).await;
         let mut found = crossed(&kubelet.config.eviction_hard, &observe(&kubelet));
         if found.iter().any(|c| c.condition == "DiskPressure") {
             // First what nobody uses, and perhaps no pod has to go.
@@ -128,7 +130,8 @@ pub async fn run(kubelet: Arc<Kubelet>, overview: Arc<Overview>, shutdown: Cance
         if let Some(first) = found.first() {
             let note = format!("Attempting to reclaim {}", first.resource);
             kubelet.node_event(EventType::Warning, "EvictionThresholdMet", &note);
-            evict_one(&kubelet, &overview, *first);
+            let (evicting, pods, pressure) = (kubelet.clone(), overview.clone(), *first);
+            let _ = tokio::task::spawn_blocking(move || evict_one(&evicting, &pods, pressure)).await;
         }
     }
 }

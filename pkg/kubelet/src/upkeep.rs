@@ -241,7 +241,10 @@ async fn rotate_logs(kubelet: &Kubelet) {
         if !long {
             continue;
         }
-        let moved = match shift(&log, kubelet.config.log_max_files, &stamp()) {
+        let (path, files, now) = (log.clone(), kubelet.config.log_max_files, stamp());
+        // Compressing takes as long as the log is large: not on a thread that others wait for.
+        let shifted = tokio::task::spawn_blocking(move || shift(&path, files, &now)).await;
+        let moved = match shifted.unwrap_or_else(|error| Err(io::Error::other(error))) {
             Ok(moved) => moved,
             Err(error) => {
                 tracing::warn!(log = %log.display(), %error, "failed to rotate log");

@@ -1,6 +1,7 @@
 //! What is left to do when nothing of a pod runs any more.
 
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -20,7 +21,7 @@ impl Worker {
     pub(super) async fn finish(&mut self, orders: &Orders) -> cri::Result<Next> {
         self.finished = true;
         self.report(orders);
-        if !self.clean_node() {
+        if !self.clean_node().await {
             return Ok(Next::Wait(Some(CLEAN_RETRY)));
         }
         if !orders.removed && !orders.pod.is_deleting() {
@@ -28,7 +29,7 @@ impl Worker {
             return Ok(Next::Wait(None));
         }
         self.remove_records().await?;
-        if let Err(error) = volumes::remove_pod_dir(&self.dir()) {
+        if let Err(error) = remove(self.dir()).await {
             tracing::warn!(pod = %self.pod.full_id(), %error, "cannot remove pod directory, will retry");
             return Ok(Next::Wait(Some(CLEAN_RETRY)));
         }
@@ -46,10 +47,10 @@ impl Worker {
     }
 
     /// Takes away volumes and cgroups; `false` when something holds them.
-    fn clean_node(&mut self) -> bool {
+    async fn clean_node(&mut self) -> bool {
         let dir = self.dir();
         for sub in ["volume-subpaths", "volumes"] {
-            if let Err(error) = volumes::remove_pod_dir(&dir.join(sub)) {
+            if let Err(error) = remove(dir.join(sub)).await {
                 tracing::warn!(pod = %self.pod.full_id(), %error, "cannot take down volumes, will retry");
                 return false;
             }
@@ -107,4 +108,10 @@ impl Worker {
             }
         }
     }
+}
+
+/// Removes a directory on a thread that may take its time.
+async fn remove(dir: PathBuf) -> io::Result<()> {
+    let done = tokio::task::spawn_blocking(move || volumes::remove_pod_dir(&dir)).await;
+    done.unwrap_or_else(|error| Err(io::Error::other(error)))
 }
