@@ -1,0 +1,101 @@
+//! What is killed comes back, and running traffic does not notice.
+
+use anyhow::{Context as _, ensure};
+use e2e::process::Running;
+use e2e::{Context, LONG, SHORT, eventually};
+
+use crate::manifests::server_deployment;
+
+/// Answers a prober must get after something was killed before the test believes that traffic goes on.
+const UNDISTURBED: usize = 40;
+
+/// Asks a Service without pause from a node and tells each answer; the first failure ends it.
+struct Prober(Running);
+
+impl Prober {
+    fn start(context: &Context<'_>, node: &str, address: &str) -> anyhow::Result<Self> {
+        let script = format!(
+            "while busybox wget -q -T 2 -O /dev/null http://{address}/; do echo answered; busybox sleep 0.05; done; echo BROKEN"
+        );
+        let mut prober = Self(context.cluster.start_on(node, ["busybox", "sh", "-c", &script])?);
+        prober.undisturbed(5)?;
+        Ok(prober)
+    }
+
+    /// Waits for that many more answers; none may be missing.
+    fn undisturbed(&mut self, count: usize) -> anyhow::Result<()> {
+        let before = self.0.output().matches("answered").count();
+        eventually("answers go on", SHORT, || {
+            let output = self.0.output();
+            if output.contains("BROKEN") {
+                return Ok(());
+            }
+            let more = output.matches("answered").count() - before;
+            ensure!(more >= count, "{more} more answers");
+            Ok(())
+        })?;
+        ensure!(!self.0.output().contains("BROKEN"), "a request failed");
+        Ok(())
+    }
+}
+
+pub(crate) fn run(context: &Context<'_>) -> anyhow::Result<()> {
+    let (kubectl, cluster) = (&context.kubectl, context.cluster);
+    kubectl.apply(&[server_deployment("web", 3)])?;
+    kubectl.run("rollout status deployment/web --timeout=90s")?;
+    kubectl.run("expose deployment/web --port=80 --target-port=http")?;
+    let address = kubectl.value("service/web", ".spec.clusterIP")?;
+    eventually("the Service answers", SHORT, || cluster.fetch_from("node1", &format!("http://{address}/")))?;
+    let containers =
+        || kubectl.run("get pods -l app=web -o jsonpath={.items[*].status.containerStatuses[*].containerID}");
+    let before = containers()?;
+    let mut prober = Prober::start(context, "node2", &address)?;
+
+    // kubelet and service proxy of a node.
+    let old = cluster.kill("node2", "agent")?;
+    prober.undisturbed(UNDISTURBED)?;
+    eventually("the agent is started again", LONG, || {
+        let new = cluster.pid("node2", "agent")?;
+        ensure!(new != old, "still {old}");
+        cluster.ensure_healthy()
+    })?;
+    prober.undisturbed(UNDISTURBED)?;
+
+    // The server, with everything that decides.
+    cluster.kill("control-plane", "server")?;
+    kubectl.fail("get pods --request-timeout=2s")?;
+    prober.undisturbed(UNDISTURBED)?;
+    let again = cluster.up()?.success()?;
+    ensure!(again.contains("node(s) ready"), "{again}");
+    prober.undisturbed(UNDISTURBED)?;
+    ensure!(containers()? == before, "containers were replaced: {before} and {}", containers()?);
+    // It works, not merely answers.
+    kubectl.run("scale deployment/web --replicas=4")?;
+    kubectl.wait_value("deployment/web", ".status.readyReplicas", "4", LONG)?;
+    eventually("the agent speaks to the new server", LONG, || cluster.ensure_healthy())?;
+    drop(prober);
+
+    // A whole node. Its pods are gone with it and come back with it.
+    cluster.kill("node3", "init")?;
+    eventually("the node is noticed missing", SHORT, || {
+        let status = cluster.status()?;
+        ensure!(status["healthy"] == false, "{status}");
+        Ok(())
+    })?;
+    cluster.up()?.success()?;
+    eventually("all pods run again", LONG, || {
+        let ready = kubectl.value("deployment/web", ".status.readyReplicas")?;
+        ensure!(ready == "4", "{ready} are ready");
+        let running = kubectl.json("get pods -l app=web --field-selector spec.nodeName=node3")?;
+        let items = running["items"].as_array().context("no list")?;
+        for pod in items {
+            let started = &pod["status"]["containerStatuses"][0]["state"];
+            ensure!(started.get("running").is_some(), "{started}");
+        }
+        Ok(())
+    })?;
+    eventually("the Service answers from that node", LONG, || {
+        cluster.fetch_from("node3", &format!("http://{address}/"))
+    })?;
+    eventually("everything is healthy", LONG, || cluster.ensure_healthy())
+}
