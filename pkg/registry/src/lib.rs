@@ -42,8 +42,12 @@ pub struct Config {
 
 /// Plugs everything into a server.
 pub fn install(builder: ServerBuilder, config: Config) -> ServerBuilder {
-    let stream = Stream { connector: config.connector, address_types: config.address_types.into() };
     let authorizer = config.authorization.authorizer;
+    let stream = Stream {
+        connector: config.connector,
+        address_types: config.address_types.into(),
+        authorizer: authorizer.clone(),
+    };
     let review = |scope| Arc::new(AccessReview::new(scope, authorizer.clone()));
     let (authentication, authorization) = ("authentication.k8s.io", "authorization.k8s.io");
     let components = Arc::new(component_status::ComponentStatus::new(stream.connector.clone()));

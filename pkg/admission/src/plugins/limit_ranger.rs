@@ -41,7 +41,7 @@ fn merged<'a>(limits: impl Iterator<Item = &'a Value>, field: &str) -> Map<Strin
     limits
         .filter(|limit| str_at(limit, &["type"]) == "Container")
         .filter_map(|limit| at(limit, &[field]).and_then(Value::as_object))
-        .flat_map(|map| map.clone())
+        .flat_map(Clone::clone)
         .collect()
 }
 

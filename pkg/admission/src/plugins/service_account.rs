@@ -170,15 +170,13 @@ impl Plugin for ServiceAccount {
         if !request.is("", "pods") || request.operation != Operation::Create {
             return Ok(());
         }
-        let mut pod = request.object.take().unwrap_or(Value::Null);
-        if at(&pod, &["metadata", "annotations", MIRROR_ANNOTATION]).is_some() {
-            request.object = Some(pod);
+        if at(request.object(), &["metadata", "annotations", MIRROR_ANNOTATION]).is_some() {
             return Ok(()); // the kubelet compares its pods with their mirrors
         }
-        let named = str_at(&pod, &["spec", "serviceAccountName"]);
+        let named = str_at(request.object(), &["spec", "serviceAccountName"]);
         let name = if named.is_empty() { DEFAULT_NAME } else { named }.to_owned();
-        request.object = Some(pod.clone());
         let account = self.account(request, &name).await?;
+        let mut pod = request.object.take().unwrap_or(Value::Null);
         if let Some(spec) = pod.pointer_mut("/spec").and_then(Value::as_object_mut) {
             complete_spec(spec, &name, &account);
         }

@@ -8,16 +8,18 @@ use apimachinery::Value;
 use apimachinery::meta::{at, name, str_at};
 use apimachinery::status::{FieldError, Reason, Status};
 use apiserver::query::Query;
-use apiserver::{Call, ResourceStore, SubresourceHandler};
+use apiserver::{Call, RequestContext, ResourceStore, SubresourceHandler};
 use async_trait::async_trait;
+use auth::Authorizer;
+use auth::authz::{Attributes, forbidden_status};
 use component::http::{Body, boxed, empty};
 use http::header::CONTENT_TYPE;
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::json;
 
-use super::forward::forward;
+use super::forward::{forward, is_upgrade};
 use super::nodes::proxied;
 use super::{Connector, Location, Trust, is_global_unicast, kubelet, split_scheme_name_port};
 use crate::names::core;
@@ -34,6 +36,8 @@ pub(crate) struct Stream {
     pub(crate) connector: Arc<Connector>,
     /// Kinds of node addresses, the preferred first.
     pub(crate) address_types: Arc<[String]>,
+    /// Asked again about WebSockets, which are opened by GET.
+    pub(crate) authorizer: Arc<dyn Authorizer>,
 }
 
 /// Query parameters as Go prints them: sorted by key.
@@ -140,6 +144,25 @@ fn log_params(query: &Query) -> Result<String, Vec<FieldError>> {
 }
 
 impl Stream {
+    /// Whoever may only read pods must not run things in them: a stream opened by GET needs the verb `create`, too.
+    async fn may_open(&self, context: &RequestContext, by_get: bool) -> Result<(), Status> {
+        if !by_get {
+            return Ok(());
+        }
+        let info = &context.info;
+        let resource = format!("{}/{}", info.resource, info.subresource);
+        let create = Attributes::resource(
+            &context.user,
+            "create",
+            &info.group,
+            &resource,
+            &info.namespace,
+            &info.name,
+        );
+        let answer = self.authorizer.authorize(&create).await;
+        if answer.allowed() { Ok(()) } else { Err(forbidden_status(&create, &answer.reason)) }
+    }
+
     /// The kubelet of a pod, `None` while it has no node.
     async fn kubelet(&self, store: &ResourceStore, pod: &Value) -> Result<Option<Location>, Status> {
         match str_at(pod, &["spec", "nodeName"]) {
@@ -282,6 +305,8 @@ fn stream_options(kind: Kind, query: &Query) -> Result<(Value, String), Status> 
 impl SubresourceHandler for PodStream {
     async fn handle(&self, call: Call) -> Result<Response<Body>, Status> {
         let query = Arc::clone(&call.context.query);
+        let opens_by_get = call.request.method() == Method::GET && is_upgrade(call.request.headers());
+        self.stream.may_open(&call.context, opens_by_get).await?;
         let (mut options, params) = stream_options(self.kind, &query)?;
         call.admit(Operation::Connect, &mut options, false).await?;
         let info = Arc::clone(&call.context.info);

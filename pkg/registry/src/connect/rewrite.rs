@@ -160,7 +160,7 @@ impl Rewriter {
         out.extend_from_slice(&text[..start]);
         match std::str::from_utf8(&text[start..end]) {
             Ok(value) if known.contains(&name.as_str()) => {
-                out.extend_from_slice(self.url(value, location).as_bytes())
+                out.extend_from_slice(self.url(value, location).as_bytes());
             }
             _ => out.extend_from_slice(&text[start..end]),
         }

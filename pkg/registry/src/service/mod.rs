@@ -122,10 +122,7 @@ impl Services {
         let mut repair = repair::Repair::default();
         repair.run(self, store).await?;
         kubernetes::service(store, &self.config).await.map_err(failed("the kubernetes service"))?;
-        if let Some((address, port)) = self.config.advertise {
-            let endpoints = kubernetes::Endpoints { store, address, port };
-            endpoints.renew().await.map_err(failed("the endpoints of the kubernetes service"))?;
-        }
+        self.renew_endpoint(store).await;
         Ok(())
     }
 
@@ -145,7 +142,7 @@ impl Services {
                 _ = renewals.tick() => self.renew(&store).await,
             }
         }
-        if let Some((address, port)) = self.config.advertise
+        if let Some((address, port)) = self.endpoint()
             && let Err(error) = (kubernetes::Endpoints { store: &store, address, port }).leave().await
         {
             tracing::warn!(%error, "this server stays among the endpoints until its lease ends");
@@ -156,7 +153,16 @@ impl Services {
         if let Err(error) = kubernetes::service(store, &self.config).await {
             tracing::warn!(%error, "the kubernetes service was not looked after");
         }
-        let Some((address, port)) = self.config.advertise else { return };
+        self.renew_endpoint(store).await;
+    }
+
+    /// Where pods reach this server; a loopback address, as servers for development have, is no such place.
+    fn endpoint(&self) -> Option<(IpAddr, u16)> {
+        self.config.advertise.filter(|(address, _)| !address.is_loopback())
+    }
+
+    async fn renew_endpoint(&self, store: &ResourceStore) {
+        let Some((address, port)) = self.endpoint() else { return };
         if let Err(error) = (kubernetes::Endpoints { store, address, port }).renew().await {
             tracing::warn!(%error, "this server's endpoint was not renewed");
         }

@@ -79,6 +79,7 @@ pub(super) fn violations(level: Level, minor: u32, metadata: &Value, spec: &Valu
         .collect()
 }
 
+#[allow(clippy::unnecessary_wraps, reason = "every check ends with it")]
 fn violation(reason: impl Into<String>, detail: impl Into<String>) -> Option<Violation> {
     Some(Violation { reason: reason.into(), detail: detail.into() })
 }
@@ -140,7 +141,7 @@ fn security<'a>(container: &'a Value, path: &[&str]) -> Option<&'a Value> {
     at(at(container, &["securityContext"])?, path).filter(|v| !v.is_null())
 }
 
-fn strings<'a>(list: Option<&'a Value>) -> impl Iterator<Item = &'a str> {
+fn strings(list: Option<&Value>) -> impl Iterator<Item = &str> {
     list.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
 }
 
