@@ -18,10 +18,10 @@ use crate::options;
 use crate::store::ResourceStore;
 
 /// Largest request body, upstream's `MaxRequestBodyBytes`.
-pub const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
+pub(crate) const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
 
 /// Reads a whole body; 413 past [`MAX_BODY_BYTES`].
-pub async fn read(mut body: Body) -> Result<Bytes, Status> {
+pub(crate) async fn read(mut body: Body) -> Result<Bytes, Status> {
     let mut first = Bytes::new();
     let mut all = BytesMut::new();
     while let Some(frame) = body.frame().await {
@@ -45,7 +45,7 @@ pub async fn read(mut body: Body) -> Result<Bytes, Status> {
 }
 
 /// Reads and decodes a body of the kind a subresource (or a virtual resource) declares.
-pub async fn decode_declared(
+pub(crate) async fn decode_declared(
     context: &RequestContext,
     store: &ResourceStore,
     descriptor: &Arc<ResourceDescriptor>,
@@ -77,7 +77,7 @@ pub async fn decode_declared(
 }
 
 /// Decodes a protobuf body of a kind that belongs to no group (`DeleteOptions`).
-pub fn meta_kind(body: &[u8], kind: &str) -> Result<Value, Status> {
+pub(crate) fn meta_kind(body: &[u8], kind: &str) -> Result<Value, Status> {
     let envelope = protobuf::unwrap(body).map_err(|e| Status::bad_request(e.to_string()))?;
     let catalog = apis::catalog();
     let definition = catalog

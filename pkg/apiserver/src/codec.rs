@@ -70,30 +70,26 @@ pub(crate) fn is_being_deleted(bytes: &[u8]) -> bool {
 }
 
 /// What every write stores: the object (in its stored version) normalised, as bytes.
-pub(crate) fn to_stored(target: &Target, object: &mut Value) -> Result<Bytes, Status> {
+pub(crate) fn to_stored(target: &Target, object: &mut Value) -> Bytes {
     let version = target.stored_version();
     stamp(object, &target.descriptor.storage.gvk);
     default::normalise(&version.schema, version.root, object);
     if let Some(metadata) = metadata_mut(object) {
         metadata.remove("resourceVersion");
     }
-    Ok(canonical(object).into())
+    canonical(object).into()
 }
 
 /// [`to_stored`], with the old times of managed fields where nothing else has changed, so that a write that changes
 /// nothing stores the same bytes.
-pub(crate) fn to_stored_keeping_times(
-    target: &Target,
-    object: &mut Value,
-    old: &Value,
-) -> Result<Bytes, Status> {
-    to_stored(target, object)?;
+pub(crate) fn to_stored_keeping_times(target: &Target, object: &mut Value, old: &Value) -> Bytes {
+    to_stored(target, object);
     let mut before = old.clone();
     if let Some(metadata) = metadata_mut(&mut before) {
         metadata.remove("resourceVersion");
     }
     managedfields::ignore_timestamps(&before, object);
-    Ok(canonical(object).into())
+    canonical(object).into()
 }
 
 fn stamp(object: &mut Value, gvk: &GroupVersionKind) {

@@ -1,5 +1,7 @@
 //! Digests: ETags, document hashes and storage version hashes.
 
+use std::fmt::Write as _;
+
 use aws_lc_rs::digest::{SHA256, SHA512_256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -9,7 +11,10 @@ const STORAGE_VERSION_HASH_BYTES: usize = 8;
 
 /// SHA-512/256 in upper-case hexadecimal, as upstream's OpenAPI hashes look.
 pub(crate) fn hex(bytes: &[u8]) -> String {
-    digest(&SHA512_256, bytes).as_ref().iter().map(|b| format!("{b:02X}")).collect()
+    digest(&SHA512_256, bytes).as_ref().iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02X}");
+        text
+    })
 }
 
 /// The `storageVersionHash` of discovery.

@@ -91,7 +91,7 @@ impl Call {
             None => self.descriptor.version(&self.context.info.version).map(|v| v.root),
         };
         let schema = self.descriptor.version(&self.context.info.version).map(|v| Arc::clone(&v.schema));
-        respond::object(code, object, schema.as_deref().zip(root), &media)
+        Ok(respond::object(code, object, schema.as_deref().zip(root), &media))
     }
 }
 

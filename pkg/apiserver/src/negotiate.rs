@@ -9,22 +9,22 @@ use http::{HeaderMap, header};
 use crate::query::Query;
 
 /// `application/json`
-pub const JSON: &str = "application/json";
+pub(crate) const JSON: &str = "application/json";
 /// `application/yaml`
-pub const YAML: &str = "application/yaml";
+pub(crate) const YAML: &str = "application/yaml";
 /// `application/vnd.kubernetes.protobuf`
-pub const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+pub(crate) const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 /// Media types of objects, in the order upstream's errors name them.
-pub const OBJECT_TYPES: [&str; 3] = [JSON, YAML, PROTOBUF];
+pub(crate) const OBJECT_TYPES: [&str; 3] = [JSON, YAML, PROTOBUF];
 /// Media types of watches.
-pub const STREAM_TYPES: [&str; 2] = [JSON, PROTOBUF];
+pub(crate) const STREAM_TYPES: [&str; 2] = [JSON, PROTOBUF];
 
 /// Most clauses of an `Accept` header that are looked at.
 const MAX_CLAUSES: usize = 64;
 
 /// Encoding of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Format {
+pub(crate) enum Format {
     /// JSON.
     Json,
     /// YAML.
@@ -35,7 +35,7 @@ pub enum Format {
 
 impl Format {
     /// The media type.
-    pub const fn media_type(self) -> &'static str {
+    pub(crate) const fn media_type(self) -> &'static str {
         match self {
             Self::Json => JSON,
             Self::Yaml => YAML,
@@ -44,7 +44,7 @@ impl Format {
     }
 
     /// The format of a media type without parameters.
-    pub fn from_media_type(text: &str) -> Option<Self> {
+    pub(crate) fn from_media_type(text: &str) -> Option<Self> {
         match text {
             JSON => Some(Self::Json),
             YAML | "application/x-yaml" | "text/yaml" => Some(Self::Yaml),
@@ -56,7 +56,7 @@ impl Format {
 
 /// What is shown of the objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum View {
+pub(crate) enum View {
     /// Objects as they are.
     Object,
     /// A `meta.k8s.io` Table in this version.
@@ -69,18 +69,18 @@ pub enum View {
 
 /// How to answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MediaType {
+pub(crate) struct MediaType {
     /// Encoding.
-    pub format: Format,
+    pub(crate) format: Format,
     /// What is shown.
-    pub view: View,
+    pub(crate) view: View,
     /// Indented JSON.
-    pub pretty: bool,
+    pub(crate) pretty: bool,
 }
 
 impl MediaType {
     /// Plain JSON.
-    pub const JSON: Self = Self { format: Format::Json, view: View::Object, pretty: false };
+    pub(crate) const JSON: Self = Self { format: Format::Json, view: View::Object, pretty: false };
 }
 
 struct Clause<'a> {
@@ -173,22 +173,22 @@ fn wants_pretty(headers: &HeaderMap, query: &Query) -> bool {
 }
 
 /// The media type of an answer that is one object without other views (discovery, subresources, statuses).
-pub fn single(headers: &HeaderMap, query: &Query) -> Result<MediaType, Status> {
+pub(crate) fn single(headers: &HeaderMap, query: &Query) -> Result<MediaType, Status> {
     negotiate(headers, wants_pretty(headers, query), &OBJECT_TYPES, false)
 }
 
 /// The media type of a resource's object or list.
-pub fn resource(headers: &HeaderMap, query: &Query) -> Result<MediaType, Status> {
+pub(crate) fn resource(headers: &HeaderMap, query: &Query) -> Result<MediaType, Status> {
     negotiate(headers, wants_pretty(headers, query), &OBJECT_TYPES, true)
 }
 
 /// The media type of a watch.
-pub fn stream(headers: &HeaderMap) -> Result<MediaType, Status> {
+pub(crate) fn stream(headers: &HeaderMap) -> Result<MediaType, Status> {
     negotiate(headers, false, &STREAM_TYPES, true)
 }
 
 /// The format of a request body; JSON when the client does not say.
-pub fn body_format(headers: &HeaderMap) -> Result<Format, Status> {
+pub(crate) fn body_format(headers: &HeaderMap) -> Result<Format, Status> {
     let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(Format::Json) };
     let text = value.to_str().unwrap_or("?");
     let media = text.split(';').next().unwrap_or("").trim();

@@ -44,11 +44,11 @@ pub(crate) async fn respond(
         "/metrics" => Ok(server.process_metrics.respond(headers)),
         "/version" => {
             let media = negotiate::single(headers, &context.query)?;
-            respond::object(StatusCode::OK, &server.version, None, &media)
+            Ok(respond::object(StatusCode::OK, &server.version, None, &media))
         }
         "" => {
             let media = negotiate::single(headers, &context.query)?;
-            respond::object(StatusCode::OK, &index(server), None, &media)
+            Ok(respond::object(StatusCode::OK, &index(server), None, &media))
         }
         _ => Err(Status::path_not_found()),
     }

@@ -104,7 +104,7 @@ impl RequestInfo {
             }
         }
         info.parts = rest.iter().map(|s| decode(s)).collect();
-        info.resource = info.parts[0].clone();
+        info.resource.clone_from(&info.parts[0]);
         info.name = info.parts.get(1).cloned().unwrap_or_default();
         info.subresource = info.parts.get(2).cloned().unwrap_or_default();
         if info.name.is_empty() {

@@ -11,7 +11,7 @@ use crate::codec;
 use crate::negotiate::{Format, MediaType};
 
 /// A response of these bytes.
-pub fn bytes(code: StatusCode, media_type: &'static str, body: impl Into<Bytes>) -> Response<Body> {
+pub(crate) fn bytes(code: StatusCode, media_type: &'static str, body: impl Into<Bytes>) -> Response<Body> {
     let body = body.into();
     let mut response = Response::new(full(body));
     *response.status_mut() = code;
@@ -22,7 +22,7 @@ pub fn bytes(code: StatusCode, media_type: &'static str, body: impl Into<Bytes>)
 }
 
 /// JSON text of a tree, ended by a newline as Go's encoder does.
-pub fn json_text(value: &Value, pretty: bool) -> Vec<u8> {
+pub(crate) fn json_text(value: &Value, pretty: bool) -> Vec<u8> {
     let mut out = if pretty { serde_json::to_vec_pretty(value) } else { serde_json::to_vec(value) }
         .expect("a tree has text keys only, which is all that can fail");
     out.push(b'\n');
@@ -30,28 +30,27 @@ pub fn json_text(value: &Value, pretty: bool) -> Vec<u8> {
 }
 
 /// An object in the negotiated format. The schema is needed for protobuf only; a kind without one is answered as JSON.
-pub fn object(
+pub(crate) fn object(
     code: StatusCode,
     object: &Value,
     schema: Option<(&Schema, NodeId)>,
     media: &MediaType,
-) -> Result<Response<Body>, Status> {
+) -> Response<Body> {
     match media.format {
-        Format::Json => Ok(bytes(code, Format::Json.media_type(), json_text(object, media.pretty))),
-        Format::Yaml => Ok(bytes(code, Format::Yaml.media_type(), codec::to_yaml(object))),
+        Format::Json => bytes(code, Format::Json.media_type(), json_text(object, media.pretty)),
+        Format::Yaml => bytes(code, Format::Yaml.media_type(), codec::to_yaml(object)),
         Format::Protobuf => match codec::to_protobuf(object, schema) {
-            Some(encoded) => Ok(bytes(code, Format::Protobuf.media_type(), encoded)),
-            None => Ok(bytes(code, Format::Json.media_type(), json_text(object, false))),
+            Some(encoded) => bytes(code, Format::Protobuf.media_type(), encoded),
+            None => bytes(code, Format::Json.media_type(), json_text(object, false)),
         },
     }
 }
 
 /// A failure as upstream's clients expect it, in the format they accept (JSON when none of theirs is served).
-pub fn failure(status: &Status, media: &MediaType) -> Response<Body> {
+pub(crate) fn failure(status: &Status, media: &MediaType) -> Response<Body> {
     let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let value = status.to_value();
-    let mut response = object(code, &value, None, media)
-        .unwrap_or_else(|_| bytes(code, Format::Json.media_type(), json_text(&value, false)));
+    let mut response = object(code, &value, None, media);
     if let Some(details) = &status.details
         && details.retry_after_seconds > 0
     {

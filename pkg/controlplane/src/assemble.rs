@@ -9,8 +9,8 @@ use auth::assemble::{Authentication, AuthenticationConfig, Authorization, FrontP
 use auth::authn::front_proxy::FrontProxyHeaders;
 use auth::service_account::{PublicKey, SigningKey, TokenGenerator};
 use registry::{Connector, KubeletConfig, ServiceConfig, Services, TokenConfig};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use storage::Storage;
 use tokio_util::sync::CancellationToken;
 
@@ -195,10 +195,12 @@ pub(crate) fn authorization(
 
 /// Addresses and ports of services.
 pub(crate) fn services(config: &Config, port: u16) -> Result<Arc<Services>, Error> {
+    let address = config.advertised();
     let services = ServiceConfig {
         ranges: config.service_ranges.clone(),
         node_ports: config.node_ports.clone(),
-        advertise: Some((config.advertised(), port)),
+        // endpoints cannot name a loopback address, and nobody else could reach it
+        advertise: (!address.is_loopback()).then_some((address, port)),
     };
     Services::new(services).map(Arc::new).map_err(|e| Error::Config(e.to_string()))
 }

@@ -43,8 +43,7 @@ impl Bootstrap {
         let namespaces = ["kube-system", "kube-public", "kube-node-lease", "default"]
             .map(|n| (gvr("", "v1", "namespaces"), json!({"metadata": {"name": n}})));
         self.all(namespaces.to_vec()).await?;
-        let (roles, others) =
-            tokio::join!(self.roles(), self.all(objects(config).map_err(Error::Config)?));
+        let (roles, others) = tokio::join!(self.roles(), self.all(objects(config).map_err(Error::Config)?));
         roles?;
         others
     }

@@ -61,8 +61,8 @@ impl ControlPlane {
         let limits =
             serving::Limits { streams: config.http2_streams, drain: DRAIN, ..serving::Limits::default() };
         for listener in &config.listeners {
-            let listener = reopen(listener)
-                .map_err(|source| Error::Listen { address: config.bind, source })?;
+            let listener =
+                reopen(listener).map_err(|source| Error::Listen { address: config.bind, source })?;
             let handler = Arc::clone(&server) as Arc<dyn serving::Handler>;
             tasks.spawn(serving::serve(
                 listener,
@@ -87,7 +87,10 @@ impl ControlPlane {
                 .map_err(|status| Error::Cache(status.message))?;
             state.warm.store(true, Ordering::Release);
             Bootstrap::new(resources.clone()).run(&config).await?;
-            let failed = |e: registry::ServicesError| Error::Bootstrap { resource: "services".into(), reason: e.to_string() };
+            let failed = |e: registry::ServicesError| Error::Bootstrap {
+                resource: "services".into(),
+                reason: e.to_string(),
+            };
             services.start(&resources).await.map_err(failed)
         };
         if let Err(error) = started.await {

@@ -72,7 +72,7 @@ impl Core {
             // a namespace is in itself
             let namespace = if is_namespace(place.target) { &name } else { place.namespace };
             let before = object.pointer("/metadata/managedFields").cloned();
-            let admit = self.admission_of(place, Operation::Create, namespace, &name, "", params);
+            let admit = admission_of(place, Operation::Create, namespace, &name, "", params);
             self.admit(&admit, Phase::Mutate, Some(&mut object), None).await?;
             apimachinery::managedfields::restore_if_invalid(before.as_ref(), &mut object);
             warnings.extend(metadata::dedup_owners(&mut object, true));
@@ -100,29 +100,6 @@ impl Core {
             "{resource} {base:?} already exists, the server was not able to generate a unique name for the object"
         );
         Err(status)
-    }
-
-    pub(crate) fn admission_of<'a>(
-        &self,
-        place: &'a Place<'_>,
-        operation: Operation,
-        namespace: &'a str,
-        name: &'a str,
-        subresource: &'a str,
-        params: &'a WriteParams,
-    ) -> Admit<'a> {
-        Admit {
-            operation,
-            gvr: place.gvr(),
-            gvk: place.gvk(),
-            subresource,
-            namespace,
-            name,
-            options: params.options.as_ref(),
-            user: &place.context.user,
-            dry_run: params.dry_run,
-            warnings: &place.context.warnings,
-        }
     }
 
     /// The inner error is that the name is taken.
@@ -170,10 +147,10 @@ impl Core {
         let name = name_of(&object).to_owned();
         if params.admission {
             let namespace = if is_namespace(place.target) { &name } else { place.namespace };
-            let admit = self.admission_of(place, Operation::Create, namespace, &name, "", params);
+            let admit = admission_of(place, Operation::Create, namespace, &name, "", params);
             self.admit_stored(&admit, place.target, &mut object, None).await?;
         }
-        let bytes = crate::codec::to_stored(place.target, &mut object)?;
+        let bytes = crate::codec::to_stored(place.target, &mut object);
         let key = caches::layout(&place.descriptor).key(apimachinery::meta::namespace(&object), &name);
         let taken = |existing: &storage::KeyValue| {
             let mut status = Status::already_exists(&place.group_resource(), &name);
@@ -212,6 +189,29 @@ impl Core {
         let mut served = object.clone();
         target.served().from_storage(&mut served);
         self.admit(admit, Phase::Validate, Some(&mut served), old).await
+    }
+}
+
+/// The admission request of a write.
+pub(crate) fn admission_of<'a>(
+    place: &'a Place<'_>,
+    operation: Operation,
+    namespace: &'a str,
+    name: &'a str,
+    subresource: &'a str,
+    params: &'a WriteParams,
+) -> Admit<'a> {
+    Admit {
+        operation,
+        gvr: place.gvr(),
+        gvk: place.gvk(),
+        subresource,
+        namespace,
+        name,
+        options: params.options.as_ref(),
+        user: &place.context.user,
+        dry_run: params.dry_run,
+        warnings: &place.context.warnings,
     }
 }
 

@@ -12,7 +12,7 @@ use jiff::{Timestamp, ToSpan};
 use storage::objects::{Attempt, Outcome};
 
 use super::admit::Phase;
-use super::create::{Place, WriteParams, is_namespace};
+use super::create::{Place, WriteParams, admission_of, is_namespace};
 use super::metadata::{finalizers_of, time_text};
 use super::update::Subject;
 use super::{Core, set_resource_version, write_failure};
@@ -72,7 +72,7 @@ impl Core {
         let mut served = object.clone();
         place.served().from_storage(&mut served);
         let namespace = if is_namespace(place.target) { subject.name } else { place.namespace };
-        let admit = self.admission_of(place, Operation::Delete, namespace, subject.name, "", params);
+        let admit = admission_of(place, Operation::Delete, namespace, subject.name, "", params);
         self.admit(&admit, Phase::Mutate, None, Some(&served)).await?;
         self.admit(&admit, Phase::Validate, None, Some(&served)).await
     }
@@ -92,10 +92,10 @@ impl Core {
             place.served().from_storage(&mut object);
             Ok(Ok(Deleted { object, gone }))
         };
-        match plan(place, &object, request)? {
+        match plan(place, &object, request) {
             Plan::Pending => answer(object, false),
             Plan::Mark(mut marked) => {
-                let bytes = crate::codec::to_stored(place.target, &mut marked)?;
+                let bytes = crate::codec::to_stored(place.target, &mut marked);
                 if params.dry_run {
                     return answer(*marked, false);
                 }
@@ -181,7 +181,7 @@ fn check_preconditions(
 }
 
 /// Grace period, finalizers of garbage collection, and what follows from them.
-fn plan(place: &Place<'_>, object: &Value, request: &DeleteRequest) -> Result<Plan, Status> {
+fn plan(place: &Place<'_>, object: &Value, request: &DeleteRequest) -> Plan {
     let strategy = &place.descriptor.strategy;
     let mut changed = object.clone();
     let wanted = collection_finalizers(object, request, strategy.orphan_by_default());
@@ -197,7 +197,7 @@ fn plan(place: &Place<'_>, object: &Value, request: &DeleteRequest) -> Result<Pl
     // one second at least, unless it is to go at once: that is what a negative period has come to mean
     let requested = request.grace_period_seconds.map(|s| if s < 0 { 1 } else { s });
     let graceful = match grace(object, strategy.deletion_grace(object, requested), requested) {
-        Grace::Pending => return Ok(Plan::Pending),
+        Grace::Pending => return Plan::Pending,
         Grace::None => false,
         Grace::Set { seconds, until } => {
             let now = place.context.now;
@@ -212,10 +212,10 @@ fn plan(place: &Place<'_>, object: &Value, request: &DeleteRequest) -> Result<Pl
     let held = !finalizers_of(&changed).is_empty() || strategy.holds_deletion(&changed);
     if graceful {
         strategy.begin_deletion(&mut changed);
-        return Ok(Plan::Mark(Box::new(changed)));
+        return Plan::Mark(Box::new(changed));
     }
     if !held {
-        return Ok(Plan::Remove);
+        return Plan::Remove;
     }
     if at(&changed, &["metadata", "deletionTimestamp"]).is_none() {
         mark(&mut changed, &time_text(place.context.now), 0);
@@ -224,7 +224,7 @@ fn plan(place: &Place<'_>, object: &Value, request: &DeleteRequest) -> Result<Pl
         metadata.insert("deletionGracePeriodSeconds".into(), 0.into());
     }
     strategy.begin_deletion(&mut changed);
-    if changed == *object { Ok(Plan::Pending) } else { Ok(Plan::Mark(Box::new(changed))) }
+    if changed == *object { Plan::Pending } else { Plan::Mark(Box::new(changed)) }
 }
 
 /// What becomes of the grace period.

@@ -2,12 +2,14 @@
 
 use apimachinery::Value;
 use apimachinery::meta::GroupVersionKind;
+use apimachinery::protobuf;
+use apimachinery::schema::{NodeId, Schema};
 use apimachinery::status::Status;
 use bytes::Bytes;
 use serde_json::json;
 use watchcache::{RepresentationId, StoredObject};
 
-use super::{Core, Target};
+use super::Target;
 use crate::codec;
 
 /// What is kept beside the stored JSON, within one version.
@@ -16,6 +18,8 @@ enum Kept {
     Json = 0,
     PartialV1 = 1,
     PartialV1beta1 = 2,
+    Message = 3,
+    PartialMessage = 4,
 }
 
 /// Numbers of representations below this are one version's.
@@ -40,7 +44,6 @@ fn undecodable(error: impl std::fmt::Display) -> Status {
 
 /// Serves objects of one resource in one version.
 pub(crate) struct Encoder<'a> {
-    core: &'a Core,
     target: &'a Target,
     /// Stored objects are of this version.
     stored: bool,
@@ -48,11 +51,11 @@ pub(crate) struct Encoder<'a> {
     head: String,
 }
 
-impl Core {
+impl<'a> Encoder<'a> {
     /// An encoder for a target.
-    pub(crate) fn encoder<'a>(&'a self, target: &'a Target) -> Encoder<'a> {
+    pub(crate) fn new(target: &'a Target) -> Self {
         let stored = target.served().conversion.is_none() && target.gvk() == target.descriptor.storage.gvk;
-        Encoder { core: self, target, stored, head: codec::canonical_head(&target.gvk()) }
+        Self { target, stored, head: codec::canonical_head(&target.gvk()) }
     }
 }
 
@@ -102,13 +105,37 @@ impl Encoder<'_> {
 
     /// The object as a tree in this version.
     pub(crate) fn value(&self, object: &StoredObject) -> Result<Value, Status> {
-        let mut value = self.core.tree(self.target, object)?;
+        let mut value = super::values::tree(self.target, object)?;
         if let Some(map) = value.as_object_mut() {
             let gvk = self.target.gvk();
             map.insert("apiVersion".into(), gvk.group_version().to_string().into());
             map.insert("kind".into(), gvk.kind.into());
         }
         Ok(value)
+    }
+
+    /// Whether the kind has a protobuf form.
+    pub(crate) fn has_message(&self) -> bool {
+        let served = self.target.served();
+        protobuf::has_message(&served.schema, served.root)
+    }
+
+    /// The object's protobuf message, without envelope.
+    pub(crate) fn message(&self, object: &StoredObject) -> Result<Bytes, Status> {
+        object.representation(id(self.target, Kept::Message), |object| {
+            let served = self.target.served();
+            let value = self.value(object)?;
+            protobuf::encode(&served.schema, served.root, &value).map(Bytes::from).map_err(undecodable)
+        })
+    }
+
+    /// The message of the object's `PartialObjectMetadata`, which is the same in all its versions.
+    pub(crate) fn partial_message(&self, object: &StoredObject) -> Result<Bytes, Status> {
+        object.representation(id(self.target, Kept::PartialMessage), |object| {
+            let value = object.to_value().map_err(undecodable)?;
+            let (schema, root) = meta_type("PartialObjectMetadata")?;
+            protobuf::encode(schema, root, &partial_of(&value, "v1")).map(Bytes::from).map_err(undecodable)
+        })
     }
 
     /// JSON of the object's `PartialObjectMetadata` in a version of `meta.k8s.io`.
@@ -119,6 +146,15 @@ impl Encoder<'_> {
             Ok(Bytes::from(codec::canonical(&partial_of(&value, version))))
         })
     }
+}
+
+/// A type of `meta/v1` that every group shares.
+pub(crate) fn meta_type(name: &str) -> Result<(&'static Schema, NodeId), Status> {
+    let catalog = apis::catalog();
+    let definition = catalog.definition(&format!("io.k8s.apimachinery.pkg.apis.meta.v1.{name}"));
+    definition
+        .map(|d| (&**catalog.schema(), d.node))
+        .ok_or_else(|| Status::internal(format!("no schema of {name}")))
 }
 
 /// `PartialObjectMetadata` of an object.

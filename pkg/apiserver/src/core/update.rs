@@ -11,7 +11,7 @@ use storage::{KeyValue, Revision};
 use watchcache::ReadVersion;
 
 use super::admit::Phase;
-use super::create::{Place, WriteParams, is_namespace};
+use super::create::{Place, WriteParams, admission_of, is_namespace};
 use super::manage::Manage;
 use super::{Core, caches, metadata, set_resource_version, write_failure};
 use crate::extension::{Nothing, Write, WriteFinish};
@@ -157,14 +157,6 @@ impl Core {
         Ok(Written { object, created: true })
     }
 
-    fn current(&self, subject: &Subject<'_>, kv: &KeyValue) -> Result<Current, Status> {
-        let mut stored = crate::codec::from_stored(&subject.place.descriptor, &kv.value)?;
-        set_resource_version(&mut stored, kv.mod_revision);
-        let mut served = stored.clone();
-        subject.place.served().from_storage(&mut served);
-        Ok(Current { stored, served, revision: kv.mod_revision })
-    }
-
     async fn step(
         self: &Arc<Self>,
         subject: &Subject<'_>,
@@ -173,7 +165,7 @@ impl Core {
         attempt: Attempt,
     ) -> Result<Step, Status> {
         let Some(kv) = attempt.current() else { return Err(subject.place.not_found(subject.name)) };
-        let current = self.current(subject, kv)?;
+        let current = current(subject, kv)?;
         let fresh = attempt.is_fresh();
         match self.changed(subject, change, params, &current).await {
             Ok(new) => self.finish(subject, params, attempt, current, new).await,
@@ -211,53 +203,15 @@ impl Core {
         if params.admission {
             let namespace = if is_namespace(place.target) { subject.name } else { place.namespace };
             let before = new.pointer("/metadata/managedFields").cloned();
-            let admit = self.admission_of(
-                place,
-                Operation::Update,
-                namespace,
-                subject.name,
-                subject.subresource,
-                params,
-            );
+            let admit =
+                admission_of(place, Operation::Update, namespace, subject.name, subject.subresource, params);
             self.admit(&admit, Phase::Mutate, Some(&mut new), Some(&current.served)).await?;
             apimachinery::managedfields::restore_if_invalid(before.as_ref(), &mut new);
             warnings.extend(metadata::dedup_owners(&mut new, true));
         }
-        self.check_version(subject, current, &mut new)?;
+        check_version(subject, current, &mut new)?;
         place.served().to_storage(&mut new);
         Ok(new)
-    }
-
-    /// The optimistic lock and the uid.
-    fn check_version(&self, subject: &Subject<'_>, current: &Current, new: &mut Value) -> Result<(), Status> {
-        let place = &subject.place;
-        let (given_uid, actual_uid) = (uid(new), uid(&current.stored));
-        if !given_uid.is_empty() && given_uid != actual_uid {
-            return Err(Status::conflict(
-                &place.group_resource(),
-                subject.name,
-                &format!(
-                    "Precondition failed: UID in precondition: {given_uid}, UID in object meta: {actual_uid}"
-                ),
-            ));
-        }
-        let given = resource_version(new);
-        match given {
-            "" | "0" if place.descriptor.strategy.allow_unconditional_update() => {
-                set_resource_version(new, current.revision);
-                Ok(())
-            }
-            "" | "0" => Err(place.invalid(
-                subject.name,
-                &[FieldError::invalid("metadata.resourceVersion", 0, "must be specified for an update")],
-            )),
-            text if text.parse() == Ok(current.revision.0) => Ok(()),
-            text if text.parse::<u64>().is_err() => Err(place.invalid(
-                subject.name,
-                &[FieldError::invalid("metadata.resourceVersion", text, "must be a number")],
-            )),
-            _ => Err(Status::stale_write(&place.group_resource(), subject.name)),
-        }
     }
 
     async fn finish(
@@ -321,14 +275,8 @@ impl Core {
         if params.admission {
             let place = &subject.place;
             let namespace = if is_namespace(place.target) { subject.name } else { place.namespace };
-            let admit = self.admission_of(
-                place,
-                Operation::Update,
-                namespace,
-                subject.name,
-                subject.subresource,
-                params,
-            );
+            let admit =
+                admission_of(place, Operation::Update, namespace, subject.name, subject.subresource, params);
             self.admit_stored(&admit, place.target, new, Some(&current.served)).await?;
         }
         Ok(())
@@ -346,7 +294,7 @@ impl Core {
     ) -> Result<(Outcome, bool), Status> {
         let place = &subject.place;
         let removed = is_finished(place, new, &current.stored);
-        let bytes = crate::codec::to_stored_keeping_times(place.target, new, &current.stored)?;
+        let bytes = crate::codec::to_stored_keeping_times(place.target, new, &current.stored);
         let failed = |error| write_failure(error, &place.group_resource(), subject.name);
         if params.dry_run {
             return Ok((Outcome::Done(current.revision), removed));
@@ -357,6 +305,47 @@ impl Core {
             attempt.put(bytes, place.descriptor.storage.ttl_seconds).await.map_err(failed)?
         };
         Ok((outcome, removed))
+    }
+}
+
+/// What is stored, in both versions.
+fn current(subject: &Subject<'_>, kv: &KeyValue) -> Result<Current, Status> {
+    let mut stored = crate::codec::from_stored(&subject.place.descriptor, &kv.value)?;
+    set_resource_version(&mut stored, kv.mod_revision);
+    let mut served = stored.clone();
+    subject.place.served().from_storage(&mut served);
+    Ok(Current { stored, served, revision: kv.mod_revision })
+}
+
+/// The optimistic lock and the uid.
+fn check_version(subject: &Subject<'_>, current: &Current, new: &mut Value) -> Result<(), Status> {
+    let place = &subject.place;
+    let (given_uid, actual_uid) = (uid(new), uid(&current.stored));
+    if !given_uid.is_empty() && given_uid != actual_uid {
+        return Err(Status::conflict(
+            &place.group_resource(),
+            subject.name,
+            &format!(
+                "Precondition failed: UID in precondition: {given_uid}, UID in object meta: {actual_uid}"
+            ),
+        ));
+    }
+    let given = resource_version(new);
+    match given {
+        "" | "0" if place.descriptor.strategy.allow_unconditional_update() => {
+            set_resource_version(new, current.revision);
+            Ok(())
+        }
+        "" | "0" => Err(place.invalid(
+            subject.name,
+            &[FieldError::invalid("metadata.resourceVersion", 0, "must be specified for an update")],
+        )),
+        text if text.parse() == Ok(current.revision.0) => Ok(()),
+        text if text.parse::<u64>().is_err() => Err(place.invalid(
+            subject.name,
+            &[FieldError::invalid("metadata.resourceVersion", text, "must be a number")],
+        )),
+        _ => Err(Status::stale_write(&place.group_resource(), subject.name)),
     }
 }
 

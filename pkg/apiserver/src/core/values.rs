@@ -34,14 +34,14 @@ fn params(options: &WriteOptions) -> WriteParams {
     }
 }
 
-impl Core {
-    /// The tree of a cached object in a version.
-    pub(crate) fn tree(&self, target: &Target, object: &StoredObject) -> Result<Value, Status> {
-        let mut value = object.to_value().map_err(|e| Status::internal(e.to_string()))?;
-        target.served().from_storage(&mut value);
-        Ok(value)
-    }
+/// The tree of a cached object in a version.
+pub(crate) fn tree(target: &Target, object: &StoredObject) -> Result<Value, Status> {
+    let mut value = object.to_value().map_err(|e| Status::internal(e.to_string()))?;
+    target.served().from_storage(&mut value);
+    Ok(value)
+}
 
+impl Core {
     pub(crate) async fn get_value(
         &self,
         gvr: &GroupVersionResource,
@@ -51,7 +51,7 @@ impl Core {
         let target = self.target(gvr)?;
         let cached = self.caches.of(&self.resources.snapshot(), &target.descriptor);
         match cached.cache.get(namespace, name, ReadVersion::Latest).await? {
-            Some(object) => self.tree(&target, &object),
+            Some(object) => tree(&target, &object),
             None => Err(target.not_found(name)),
         }
     }
@@ -64,7 +64,7 @@ impl Core {
         let target = self.target(gvr)?;
         let cached = self.caches.of(&self.resources.snapshot(), &target.descriptor);
         let page = cached.cache.list(&ListOptions::all(namespace.unwrap_or(""))).await?;
-        page.items.iter().map(|object| self.tree(&target, object)).collect()
+        page.items.iter().map(|object| tree(&target, object)).collect()
     }
 
     pub(crate) async fn create_value(

@@ -99,7 +99,7 @@ impl Discovery {
         if let Some(key) = aggregated_path
             && let Some(version) = aggregated::wanted_version(headers)
         {
-            return Some(self.aggregated(&documents, key, version, headers));
+            return Some(aggregated_response(&documents, key, version, headers));
         }
         let document = documents.legacy.get(path)?;
         Some(match negotiate::single(headers, query) {
@@ -110,34 +110,34 @@ impl Discovery {
             Ok(media) => crate::codec::discovery(&document.value, &media),
         })
     }
+}
 
-    fn aggregated(
-        &self,
-        documents: &Documents,
-        path: &'static str,
-        version: &'static str,
-        headers: &HeaderMap,
-    ) -> Response {
-        let Some(document) = documents.aggregated.get(&(path, version)) else {
-            return respond::failure(
-                &apimachinery::status::Status::not_acceptable(&[negotiate::JSON]),
-                &negotiate::MediaType::JSON,
-            );
-        };
-        let unchanged = headers.get(header::IF_NONE_MATCH).is_some_and(|tag| tag == document.etag);
-        let mut response: http::Response<Body> = if unchanged {
-            let mut response = http::Response::new(component::http::empty());
-            *response.status_mut() = StatusCode::NOT_MODIFIED;
-            response
-        } else {
-            respond::bytes(StatusCode::OK, aggregated::media_type(version), document.json.clone())
-        };
-        let out = response.headers_mut();
-        out.insert(header::ETAG, document.etag.clone());
-        out.insert(header::VARY, HeaderValue::from_static("Accept"));
-        out.insert(header::CACHE_CONTROL, HeaderValue::from_static("public"));
+/// The aggregated document, or 304 when the client has it.
+fn aggregated_response(
+    documents: &Documents,
+    path: &'static str,
+    version: &'static str,
+    headers: &HeaderMap,
+) -> Response {
+    let Some(document) = documents.aggregated.get(&(path, version)) else {
+        return respond::failure(
+            &apimachinery::status::Status::not_acceptable(&[negotiate::JSON]),
+            &negotiate::MediaType::JSON,
+        );
+    };
+    let unchanged = headers.get(header::IF_NONE_MATCH).is_some_and(|tag| tag == document.etag);
+    let mut response: http::Response<Body> = if unchanged {
+        let mut response = http::Response::new(component::http::empty());
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
         response
-    }
+    } else {
+        respond::bytes(StatusCode::OK, aggregated::media_type(version), document.json.clone())
+    };
+    let out = response.headers_mut();
+    out.insert(header::ETAG, document.etag.clone());
+    out.insert(header::VARY, HeaderValue::from_static("Accept"));
+    out.insert(header::CACHE_CONTROL, HeaderValue::from_static("public"));
+    response
 }
 
 /// A group with its versions, most preferred first, and their resources by name.
@@ -163,7 +163,7 @@ pub(crate) fn groups(resources: &Resources) -> Vec<Group<'_>> {
         }
     }
     for group in &mut found {
-        group.versions.sort_by(|a, b| version_rank(b.0).cmp(&version_rank(a.0)));
+        group.versions.sort_by_key(|(version, _)| std::cmp::Reverse(version_rank(version)));
         for (_, resources) in &mut group.versions {
             resources.sort_by(|a, b| a.0.plural.cmp(&b.0.plural));
         }
@@ -198,7 +198,7 @@ mod tests {
     #[test]
     fn versions_are_ordered_by_stability() {
         let mut versions = ["v1alpha1", "foo", "v1", "v2beta1", "v10", "v1beta2", "v2"];
-        versions.sort_by(|a, b| version_rank(b).cmp(&version_rank(a)));
+        versions.sort_by_key(|v| std::cmp::Reverse(version_rank(v)));
         assert_eq!(versions, ["v10", "v2", "v1", "v2beta1", "v1beta2", "v1alpha1", "foo"]);
     }
 }

@@ -58,7 +58,7 @@ pub(crate) async fn handle(exchange: Exchange) -> Result<Response, Status> {
     if deleted.gone && !answers_object(&exchange.target.descriptor) {
         let value = status::success(Some(&details(&place, &deleted.object)));
         let media = negotiate::single(&exchange.parts.headers, &exchange.context.query).unwrap_or(media);
-        return respond::object(code, &value, None, &media);
+        return Ok(respond::object(code, &value, None, &media));
     }
     exchange.respond(code, deleted.object, &media)
 }

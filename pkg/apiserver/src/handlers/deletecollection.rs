@@ -42,5 +42,5 @@ pub(crate) async fn handle(exchange: Exchange) -> Result<Response, Status> {
         "kind": target.descriptor.list_kind, "apiVersion": target.api_version(),
         "metadata": {"resourceVersion": page.revision.to_string()}, "items": items,
     });
-    respond::object(StatusCode::OK, &answer, None, &media)
+    Ok(respond::object(StatusCode::OK, &answer, None, &media))
 }

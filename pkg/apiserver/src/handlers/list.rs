@@ -5,16 +5,18 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use apimachinery::Value;
+use apimachinery::protobuf;
 use apimachinery::status::{Reason, Status};
 use bytes::Bytes;
 use component::http::{BoxError, Response};
 use http::{HeaderValue, StatusCode, header};
 use http_body::Frame;
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, StreamBody};
 use serde_json::json;
 use watchcache::{ListOptions, ListPage, ReadVersion, StoredObject};
 
 use super::{Exchange, select, table};
+use crate::core::encode::{Encoder, meta_type};
 use crate::core::{Core, Target};
 use crate::negotiate::{Format, MediaType, View};
 use crate::options::{self, ReadOptions, VersionMatch};
@@ -39,11 +41,11 @@ pub(crate) async fn handle(exchange: Exchange) -> Result<Response, Status> {
         }
         View::Table(version) => {
             let rows = table::Rows::new(target, &exchange.context)?;
-            let encoder = exchange.core().encoder(target);
+            let encoder = Encoder::new(target);
             let made: Vec<Value> =
                 page.items.iter().map(|o| rows.stored_row(&encoder, o)).collect::<Result<_, _>>()?;
             let shown = table::table(target, version, list_metadata(&page), made, true);
-            respond::object(StatusCode::OK, &shown, None, &media)
+            Ok(respond::object(StatusCode::OK, &shown, None, &media))
         }
         View::Partial(_) => Err(Status::new(
             406,
@@ -113,15 +115,15 @@ fn write(
     shown: Items,
     media: &MediaType,
 ) -> Result<Response, Status> {
-    let head = format!(
-        "{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{},\"items\":[",
-        list_metadata(&page)
-    );
+    let metadata = list_metadata(&page);
+    let head =
+        format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{metadata},\"items\":[");
     let body = ListBody {
         core: Arc::clone(exchange.core()),
         target: exchange.target.clone(),
         shown,
         head: Some(head),
+        metadata,
         items: page.items.into_iter(),
         first: true,
         done: false,
@@ -129,9 +131,56 @@ fn write(
     if media.format == Format::Json && !media.pretty {
         return stream(body);
     }
+    if media.format == Format::Protobuf
+        && let Some(message) = messages(exchange, &body, kind, api_version)?
+    {
+        return Ok(message);
+    }
     let text = body.collect()?;
     let value = apimachinery::json::parse(&text).map_err(|e| Status::internal(e.to_string()))?.value;
-    respond::object(StatusCode::OK, &value, None, media)
+    Ok(respond::object(StatusCode::OK, &value, None, media))
+}
+
+/// The list as protobuf, `None` where the kind has no such form.
+fn messages(
+    exchange: &Exchange,
+    body: &ListBody,
+    kind: &str,
+    api_version: &str,
+) -> Result<Option<Response>, Status> {
+    let encoder = Encoder::new(&body.target);
+    let served = exchange.target.served();
+    let list = match body.shown {
+        Items::Partial(_) => Some(meta_type("PartialObjectMetadataList")?),
+        Items::Objects if !encoder.has_message() => None,
+        Items::Objects => {
+            let item = &served.schema.node(served.root).name;
+            let package = item.rsplit_once('.').map_or("", |(package, _)| package);
+            let catalog = apis::catalog();
+            catalog.definition(&format!("{package}.{kind}")).map(|d| (&**catalog.schema(), d.node))
+        }
+    };
+    let Some((schema, root)) = list else { return Ok(None) };
+    let mut pieces = Vec::with_capacity(body.items.len() * 2 + 1);
+    let mut items_len = 0;
+    for object in body.items.as_slice() {
+        let message = match body.shown {
+            Items::Objects => encoder.message(object)?,
+            Items::Partial(_) => encoder.partial_message(object)?,
+        };
+        let prefix = Bytes::from(protobuf::list_item_prefix(message.len()));
+        items_len += prefix.len() + message.len();
+        pieces.push(prefix);
+        pieces.push(message);
+    }
+    let head = protobuf::list_prefix(schema, root, api_version, kind, &body.metadata, items_len)
+        .map_err(Status::internal)?;
+    pieces.insert(0, head.into());
+    let frames = futures::stream::iter(pieces.into_iter().map(|b| Ok::<_, BoxError>(Frame::data(b))));
+    let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
+    let media_type = HeaderValue::from_static(Format::Protobuf.media_type());
+    response.headers_mut().insert(header::CONTENT_TYPE, media_type);
+    Ok(Some(response))
 }
 
 fn stream(mut body: ListBody) -> Result<Response, Status> {
@@ -150,6 +199,7 @@ struct ListBody {
     target: Target,
     shown: Items,
     head: Option<String>,
+    metadata: Value,
     items: std::vec::IntoIter<Arc<StoredObject>>,
     first: bool,
     done: bool,
@@ -163,7 +213,7 @@ impl ListBody {
         }
         let mut out = Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 4);
         out.extend_from_slice(self.head.take().unwrap_or_default().as_bytes());
-        let encoder = self.core.encoder(&self.target);
+        let encoder = Encoder::new(&self.target);
         while out.len() < CHUNK_BYTES {
             let Some(object) = self.items.next() else {
                 out.extend_from_slice(b"]}\n");

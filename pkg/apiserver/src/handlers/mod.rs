@@ -11,6 +11,7 @@ pub(crate) mod select;
 pub(crate) mod table;
 pub(crate) mod update;
 pub(crate) mod watch;
+pub(crate) mod websocket;
 
 use std::sync::Arc;
 
@@ -107,7 +108,7 @@ impl Exchange {
                     text.push(b'\n');
                     return Ok(respond::bytes(code, Format::Json.media_type(), text));
                 }
-                return respond::object(code, &object, Some((&served.schema, served.root)), media);
+                return Ok(respond::object(code, &object, Some((&served.schema, served.root)), media));
             }
             View::Partial(version) => crate::core::encode::partial_of(&object, version),
             View::Table(version) => {
@@ -126,7 +127,7 @@ impl Exchange {
                 return Err(not_a_list());
             }
         };
-        respond::object(code, &shown, None, media)
+        Ok(respond::object(code, &shown, None, media))
     }
 }
 

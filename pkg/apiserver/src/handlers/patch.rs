@@ -18,9 +18,9 @@ use crate::core::update::{Change, Subject};
 use crate::options::{self, WriteOptions};
 
 /// Media type of server-side apply.
-const APPLY: &str = "application/apply-patch+yaml";
+pub(crate) const APPLY: &str = "application/apply-patch+yaml";
 /// What PATCH takes, in the order upstream's 415 names it.
-const TYPES: [&str; 4] = [
+pub(crate) const TYPES: [&str; 4] = [
     "application/json-patch+json",
     "application/merge-patch+json",
     "application/strategic-merge-patch+json",
@@ -30,9 +30,7 @@ const TYPES: [&str; 4] = [
 pub(crate) async fn handle(exchange: Exchange) -> Result<Response, Status> {
     let media = exchange.media()?;
     let options = options::write(&exchange.context, "PatchOptions")?;
-    let content_type =
-        exchange.parts.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
-    let media_type = content_type.split(';').next().unwrap_or("").trim();
+    let media_type = media_type(&exchange);
     let change: Box<dyn Change + '_> = if media_type == APPLY {
         Box::new(apply(&exchange, &options)?)
     } else {
@@ -75,6 +73,21 @@ fn parse(kind: PatchType, body: &[u8]) -> Result<(Patch, Vec<String>), Status> {
     let patch = Patch::from_value(kind, parsed.value)?;
     problems.extend(patch.unknown_fields());
     Ok((patch, problems))
+}
+
+/// The media type of the body without parameters.
+pub(crate) fn media_type(exchange: &Exchange) -> &str {
+    let content_type = exchange.parts.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
+    content_type.unwrap_or("").split(';').next().unwrap_or("").trim()
+}
+
+/// 422 unless an applier says who it is.
+pub(crate) fn check_applier(options: &WriteOptions) -> Result<(), Status> {
+    if !options.field_manager.is_empty() {
+        return Ok(());
+    }
+    let error = FieldError::required("fieldManager", "is required for apply patch");
+    Err(Status::invalid("meta.k8s.io", "PatchOptions", "", &[error]))
 }
 
 /// A patch in one of the three formats without ownership.
@@ -132,10 +145,7 @@ struct Applied<'a> {
 }
 
 fn apply<'a>(exchange: &'a Exchange, options: &'a WriteOptions) -> Result<Applied<'a>, Status> {
-    if options.field_manager.is_empty() {
-        let error = FieldError::required("fieldManager", "is required for apply patch");
-        return Err(Status::invalid("meta.k8s.io", "PatchOptions", "", &[error]));
-    }
+    check_applier(options)?;
     // as the client sent it: what was pruned or defaulted here would be neither refused nor told from what it wants
     let (mut object, duplicates) =
         apimachinery::decode::untyped(&exchange.body, apimachinery::decode::Format::Yaml).map_err(|e| {

@@ -2,19 +2,24 @@
 
 use apimachinery::Value;
 use apimachinery::coerce;
+use apimachinery::descriptor::ServedVersion;
+use apimachinery::managedfields::scale::{self, ReplicasPath};
+use apimachinery::managedfields::{self, NoOtherVersions, ResetFields};
 use apimachinery::meta::{GroupVersionKind, at, str_at};
 use apimachinery::patch::{Patch, PatchType};
+use apimachinery::schema::NodeId;
 use apimachinery::selectors::LabelSelector;
 use apimachinery::status::{FieldError, Status};
 use component::http::Response;
-use http::{StatusCode, header};
+use http::StatusCode;
 use serde_json::json;
 
-use super::Exchange;
+use super::{Exchange, patch};
 use crate::codec::Reader;
+use crate::core::metadata;
 use crate::core::update::{Change, Subject};
-use crate::negotiate;
-use crate::options;
+use crate::negotiate::{self, Format};
+use crate::options::{self, WriteOptions};
 use crate::respond;
 
 pub(crate) async fn handle(exchange: Exchange) -> Result<Response, Status> {
@@ -30,7 +35,7 @@ pub(crate) async fn handle(exchange: Exchange) -> Result<Response, Status> {
     let scale = scale_of(&exchange, &object)?;
     let schema = exchange.target.served();
     let root = schema.subresource("scale").and_then(|s| s.root);
-    respond::object(StatusCode::OK, &scale, root.map(|r| (&*schema.schema, r)), &media)
+    Ok(respond::object(StatusCode::OK, &scale, root.map(|r| (&*schema.schema, r)), &media))
 }
 
 /// The Scale of an object.
@@ -79,91 +84,140 @@ fn scale_kind(exchange: &Exchange) -> GroupVersionKind {
 }
 
 /// What the body asks of the Scale.
-enum Wanted<'a> {
+enum Wanted {
     Object(Value),
-    Patch(Patch, &'a Exchange),
+    Patch(Patch),
+    Apply(Value),
 }
 
-/// Replicas set through the Scale.
+/// Replicas set through the Scale, and who owns them.
 struct Scaled<'a> {
     exchange: &'a Exchange,
-    wanted: Wanted<'a>,
+    options: &'a WriteOptions,
+    wanted: Wanted,
+    gvk: GroupVersionKind,
+    root: NodeId,
 }
 
 async fn write(exchange: &Exchange, kind: &str) -> Result<Value, Status> {
     let options = options::write(&exchange.context, kind)?;
-    let wanted = if exchange.context.info.verb == "update" {
-        let served = exchange.target.served();
+    let served = exchange.target.served();
+    let gvk = scale_kind(exchange);
+    let root = served
+        .subresource("scale")
+        .and_then(|s| s.root)
+        .ok_or_else(|| Status::internal("the scale of this resource has no schema"))?;
+    let decode = |format: Format| {
         let resources = exchange.core().resources.snapshot();
-        let gvk = scale_kind(exchange);
-        let root = served
-            .subresource("scale")
-            .and_then(|s| s.root)
-            .ok_or_else(|| Status::internal("the scale of this resource has no schema"))?;
         let reader = Reader { resources: &resources, gvk: &gvk, schema: &served.schema, root };
-        let format = negotiate::body_format(&exchange.parts.headers)?;
         let decoded = reader.decode(&exchange.body, format, options.validation)?;
         exchange.context.warnings.extend(decoded.warnings);
-        crate::core::metadata::match_name(&decoded.value, exchange.name(), exchange.namespace())?;
-        Wanted::Object(decoded.value)
+        Ok::<_, Status>(decoded.value)
+    };
+    let wanted = if exchange.context.info.verb == "update" {
+        let scale = decode(negotiate::body_format(&exchange.parts.headers)?)?;
+        metadata::match_name(&scale, exchange.name(), exchange.namespace())?;
+        Wanted::Object(scale)
     } else {
-        let content_type =
-            exchange.parts.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
-        let media_type = content_type.split(';').next().unwrap_or("").trim();
+        let media_type = patch::media_type(exchange);
         match PatchType::from_media_type(media_type) {
-            Some(kind) => Wanted::Patch(Patch::parse(kind, &exchange.body)?, exchange),
-            // applying a Scale is merging it: all it says is one number
-            None if media_type == "application/apply-patch+yaml" => {
-                let value = apimachinery::yaml::parse(&exchange.body)
-                    .map_err(|e| Status::bad_request(format!("error decoding YAML: {e}")))?;
-                Wanted::Patch(Patch::parse(PatchType::Merge, value.to_string().as_bytes())?, exchange)
+            Some(kind) => Wanted::Patch(Patch::parse(kind, &exchange.body)?),
+            None if media_type == patch::APPLY => {
+                patch::check_applier(&options)?;
+                Wanted::Apply(decode(Format::Yaml)?)
             }
-            None => {
-                return Err(Status::unsupported_media_type(&[
-                    "application/json-patch+json",
-                    "application/merge-patch+json",
-                    "application/strategic-merge-patch+json",
-                    "application/apply-patch+yaml",
-                ]));
-            }
+            None => return Err(Status::unsupported_media_type(&patch::TYPES)),
         }
     };
     let subject = Subject { place: exchange.place(), name: exchange.name(), subresource: "scale" };
-    let change = Scaled { exchange, wanted };
+    let change = Scaled { exchange, options: &options, wanted, gvk: gvk.clone(), root };
     exchange.core().update(&subject, &change, &options.params).await.map(|w| w.object)
+}
+
+impl Scaled<'_> {
+    /// Where each version of the resource keeps its replicas.
+    fn paths(&self) -> Vec<ReplicasPath> {
+        let descriptor = &self.exchange.target.descriptor;
+        let path = vec!["spec".to_owned(), "replicas".to_owned()];
+        let of = |version: &ServedVersion| ReplicasPath {
+            api_version: descriptor.gvk(&version.version).group_version().to_string(),
+            path: if version.subresource("scale").is_some() { path.clone() } else { Vec::new() },
+        };
+        descriptor.versions.iter().map(of).collect()
+    }
+
+    /// The new Scale with its managed fields.
+    fn scale(&self, live: &Value) -> Result<Value, Status> {
+        let exchange = self.exchange;
+        let schema = &*exchange.target.served().schema;
+        let api_version = self.gvk.group_version().to_string();
+        let manager = self.options.params.manager.as_deref().unwrap_or("");
+        let managed = managedfields::Write {
+            schema,
+            root: self.root,
+            api_version: &api_version,
+            kind: &self.gvk.kind,
+            subresource: "scale",
+            manager,
+            now: exchange.context.now,
+            reset_fields: &ResetFields::None,
+            versions: &NoOtherVersions,
+        };
+        let mut scale = match &self.wanted {
+            Wanted::Object(scale) => scale.clone(),
+            Wanted::Patch(patch) => {
+                let mut scale = patch.apply(live, schema, self.root)?;
+                coerce::coerce(schema, self.root, &mut scale, self.options.validation)?;
+                scale
+            }
+            Wanted::Apply(applied) => {
+                let managed = managedfields::Write { manager: &self.options.field_manager, ..managed };
+                let force = self.options.force.unwrap_or(false);
+                return managedfields::on_apply(Some(live), applied, force, &|_: &mut Value| {}, &managed);
+            }
+        };
+        managedfields::on_update(Some(live), &mut scale, &managed);
+        Ok(scale)
+    }
 }
 
 impl Change for Scaled<'_> {
     fn apply(&self, old: Option<&Value>) -> Result<Value, Status> {
-        let old = old.ok_or_else(|| self.exchange.target.not_found(self.exchange.name()))?;
-        let scale = match &self.wanted {
-            Wanted::Object(scale) => scale.clone(),
-            Wanted::Patch(patch, exchange) => {
-                let served = exchange.target.served();
-                let root = served
-                    .subresource("scale")
-                    .and_then(|s| s.root)
-                    .ok_or_else(|| Status::internal("the scale of this resource has no schema"))?;
-                let mut scale = patch.apply(&scale_of(exchange, old)?, &served.schema, root)?;
-                coerce::coerce(&served.schema, root, &mut scale, coerce::FieldValidation::Ignore)?;
-                scale
-            }
-        };
+        let exchange = self.exchange;
+        let old = old.ok_or_else(|| exchange.target.not_found(exchange.name()))?;
+        let paths = self.paths();
+        let owners = at(old, &["metadata", "managedFields"]);
+        let mut live = scale_of(exchange, old)?;
+        set_metadata(&mut live, "managedFields", scale::to_scale(owners, &paths));
+        let scale = self.scale(&live)?;
         let replicas = at(&scale, &["spec", "replicas"]).and_then(Value::as_i64).unwrap_or(0);
         if replicas < 0 {
             let error = FieldError::invalid("spec.replicas", replicas, "must be greater than or equal to 0");
-            return Err(Status::invalid("autoscaling", "Scale", self.exchange.name(), &[error]));
+            return Err(Status::invalid("autoscaling", "Scale", exchange.name(), &[error]));
         }
         let mut new = old.clone();
         if let Some(spec) = new.get_mut("spec").and_then(Value::as_object_mut) {
             spec.insert("replicas".into(), replicas.into());
         }
         let version = str_at(&scale, &["metadata", "resourceVersion"]);
-        if !version.is_empty()
-            && let Some(metadata) = apimachinery::meta::metadata_mut(&mut new)
-        {
-            metadata.insert("resourceVersion".into(), version.into());
+        if !version.is_empty() {
+            set_metadata(&mut new, "resourceVersion", Some(version.into()));
         }
+        let owned = at(&scale, &["metadata", "managedFields"]);
+        let api_version = exchange.target.api_version();
+        set_metadata(&mut new, "managedFields", scale::to_resource(owners, owned, &api_version, &paths));
         Ok(new)
     }
+
+    fn manages_fields(&self) -> bool {
+        true
+    }
+}
+
+fn set_metadata(object: &mut Value, key: &str, value: Option<Value>) {
+    let Some(metadata) = apimachinery::meta::metadata_mut(object) else { return };
+    match value {
+        Some(value) => metadata.insert(key.into(), value),
+        None => metadata.remove(key),
+    };
 }

@@ -4,23 +4,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apimachinery::Value;
+use apimachinery::protobuf;
 use apimachinery::status::Status;
 use bytes::{BufMut, Bytes, BytesMut};
 use component::http::{BoxError, Response};
+use futures::StreamExt;
 use http::{HeaderValue, header};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use http_body_util::StreamBody;
+use hyper::upgrade::OnUpgrade;
 use prometheus_client::metrics::counter::Counter;
 use rand::Rng;
 use serde_json::json;
 use storage::Revision;
 use watchcache::{ReadVersion, StoredObject, WatchItem, WatchOptions, WatchStart, Watcher};
 
-use super::{Exchange, select, table};
+use super::{Exchange, select, table, websocket};
 use crate::context::RequestContext;
+use crate::core::encode::Encoder;
 use crate::core::{Core, Target};
-use crate::negotiate::{self, MediaType, View};
+use crate::negotiate::{self, Format, MediaType, View};
 use crate::options::{self, ReadOptions};
 
 /// Events put together into one write.
@@ -43,11 +47,41 @@ pub(crate) async fn handle(exchange: Exchange) -> Result<Response, Status> {
     };
     let events = exchange.server.metrics.watch_events(&exchange.context);
     let state = Stream { watcher, encoder, events, ended: false };
-    let frames = futures::stream::unfold(state, Stream::next);
+    if websocket::is_wanted(&exchange.parts.headers) {
+        let mut exchange = exchange;
+        let upgrade = exchange.parts.extensions.remove::<OnUpgrade>();
+        let binary = media.format == Format::Protobuf;
+        let messages = futures::stream::unfold(state, Stream::next)
+            .flat_map(move |batch| futures::stream::iter(messages(&batch, binary)));
+        return websocket::serve(&exchange.parts.headers, upgrade, binary, messages);
+    }
+    let frames =
+        futures::stream::unfold(state, Stream::next).map(|batch| Ok::<_, BoxError>(Frame::data(batch)));
     let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
-    let content_type = HeaderValue::from_static(media.format.media_type());
+    let content_type = HeaderValue::from_static(match media.format {
+        Format::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+        _ => negotiate::JSON,
+    });
     response.headers_mut().insert(header::CONTENT_TYPE, content_type);
     Ok(response)
+}
+
+/// The single events of a batch: lines of JSON, or frames with their length in front.
+fn messages(batch: &Bytes, binary: bool) -> Vec<Bytes> {
+    const LENGTH_BYTES: usize = 4;
+    let mut found = Vec::new();
+    let mut rest = batch.clone();
+    while !rest.is_empty() {
+        let end = if binary {
+            let length = rest.first_chunk::<LENGTH_BYTES>().map_or(0, |l| u32::from_be_bytes(*l) as usize);
+            LENGTH_BYTES + length
+        } else {
+            rest.iter().position(|b| *b == b'\n').map_or(rest.len(), |at| at + 1)
+        };
+        let message = rest.split_to(end.min(rest.len()));
+        found.push(if binary { message.slice(LENGTH_BYTES.min(message.len())..) } else { message });
+    }
+    found
 }
 
 async fn begin(exchange: &Exchange, options: &ReadOptions) -> Result<Watcher, Status> {
@@ -106,7 +140,7 @@ struct Stream {
 }
 
 impl Stream {
-    async fn next(mut self) -> Option<(Result<Frame<Bytes>, BoxError>, Self)> {
+    async fn next(mut self) -> Option<(Bytes, Self)> {
         if self.ended {
             return None;
         }
@@ -118,10 +152,10 @@ impl Stream {
         });
         if let Err(status) = outcome {
             self.ended = true;
-            frame("ERROR", status.to_value().to_string().as_bytes(), &mut out);
+            self.encoder.tree("ERROR", &status.to_value(), &mut out);
         }
         self.encoder.headings = false;
-        Some((Ok(Frame::data(out.freeze())), self))
+        Some((out.freeze(), self))
     }
 }
 
@@ -148,64 +182,92 @@ fn frame(kind: &str, object: &[u8], out: &mut BytesMut) {
 impl EventEncoder {
     fn write(&self, item: &WatchItem, out: &mut BytesMut) -> Result<(), Status> {
         match item {
-            WatchItem::Initial(object) => {
-                let json = self.object(object)?;
-                frame("ADDED", &json, out);
+            WatchItem::Initial(object) => self.event("ADDED", object, out),
+            WatchItem::Event { kind, object, event } => {
+                let Some(number) = self.frame_number() else {
+                    return self.event(kind.as_str(), object, out);
+                };
+                let made = event.frame(*kind, number, || {
+                    let mut one = BytesMut::new();
+                    self.event(kind.as_str(), object, &mut one)?;
+                    Ok::<_, Status>(one.freeze())
+                })?;
+                out.put_slice(&made);
+                Ok(())
             }
-            WatchItem::Event { kind, object, event } => match self.frame_number() {
-                Some(number) => {
-                    let made = event.frame(*kind, number, || {
-                        let mut one = BytesMut::new();
-                        frame(kind.as_str(), &self.object(object)?, &mut one);
-                        Ok::<_, Status>(one.freeze())
-                    })?;
-                    out.put_slice(&made);
-                }
-                None => {
-                    let json = self.object(object)?;
-                    frame(kind.as_str(), &json, out);
-                }
-            },
             WatchItem::Bookmark { revision, initial_events_end } => {
                 let object = self.bookmark(*revision, *initial_events_end);
-                frame("BOOKMARK", object.to_string().as_bytes(), out);
+                self.tree("BOOKMARK", &object, out);
+                Ok(())
             }
         }
-        Ok(())
     }
 
     /// Frames of whole and partial objects are shared between watchers; Tables hold ages.
     fn frame_number(&self) -> Option<u32> {
-        let number = crate::core::encode::version_number(&self.target) % (1 << 24);
-        match self.media.view {
-            View::Object => Some(number * 4),
-            View::Partial("v1") | View::PartialList("v1") => Some(number * 4 + 1),
-            View::Partial(_) | View::PartialList(_) => Some(number * 4 + 2),
-            View::Table(_) => None,
-        }
+        const FORMS: u32 = 8;
+        let view = match self.media.view {
+            View::Object => 0,
+            View::Partial("v1") | View::PartialList("v1") => 1,
+            View::Partial(_) | View::PartialList(_) => 2,
+            View::Table(_) => return None,
+        };
+        let format = if self.media.format == Format::Protobuf { FORMS / 2 } else { 0 };
+        Some(crate::core::encode::version_number(&self.target) * FORMS + view + format)
     }
 
-    fn object(&self, object: &StoredObject) -> Result<Bytes, Status> {
-        let encoder = self.core.encoder(&self.target);
-        match self.media.view {
+    /// One event with an object of the cache.
+    fn event(&self, kind: &str, object: &StoredObject, out: &mut BytesMut) -> Result<(), Status> {
+        let encoder = Encoder::new(&self.target);
+        if self.media.format == Format::Protobuf {
+            let enveloped = match self.media.view {
+                View::Object if encoder.has_message() => {
+                    let raw = encoder.message(object)?;
+                    protobuf::wrap(&self.target.api_version(), &self.target.descriptor.kind, &raw)
+                }
+                View::Partial(version) | View::PartialList(version) => {
+                    let raw = encoder.partial_message(object)?;
+                    protobuf::wrap(&format!("meta.k8s.io/{version}"), "PartialObjectMetadata", &raw)
+                }
+                _ => return Err(Status::not_acceptable(&[negotiate::JSON])),
+            };
+            out.put_slice(&protobuf::watch_event(kind, &enveloped));
+            return Ok(());
+        }
+        let json: Bytes = match self.media.view {
             View::Object => {
-                let mut out = Vec::with_capacity(object.json_len());
-                encoder.write_json(object, &mut out)?;
-                Ok(out.into())
+                let mut json = Vec::with_capacity(object.json_len());
+                encoder.write_json(object, &mut json)?;
+                json.into()
             }
-            View::Partial(version) | View::PartialList(version) => encoder.partial(object, version),
+            View::Partial(version) | View::PartialList(version) => encoder.partial(object, version)?,
             View::Table(version) => {
                 let rows = table::Rows::new(&self.target, &self.context)?;
                 let row = rows.stored_row(&encoder, object)?;
                 let metadata = json!({"resourceVersion": object.revision().to_string()});
-                let shown = table::table(&self.target, version, metadata, vec![row], self.headings);
-                Ok(shown.to_string().into())
+                table::table(&self.target, version, metadata, vec![row], self.headings).to_string().into()
             }
+        };
+        frame(kind, &json, out);
+        Ok(())
+    }
+
+    /// One event with an object made for it: a bookmark or a failure.
+    fn tree(&self, kind: &str, object: &Value, out: &mut BytesMut) {
+        if self.media.format == Format::Protobuf {
+            let served = self.target.served();
+            let of_kind = apimachinery::meta::str_at(object, &["kind"]) == self.target.descriptor.kind;
+            let schema = of_kind.then_some((&*served.schema, served.root));
+            if let Some(enveloped) = crate::codec::to_protobuf(object, schema) {
+                out.put_slice(&protobuf::watch_event(kind, &enveloped));
+            }
+            return;
         }
+        frame(kind, object.to_string().as_bytes(), out);
     }
 
     fn bookmark(&self, revision: Revision, initial_events_end: bool) -> Value {
-        let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
+        let mut metadata = json!({"resourceVersion": revision.to_string()});
         if initial_events_end {
             metadata["annotations"] = json!({INITIAL_EVENTS_END: "true"});
         }

@@ -72,9 +72,12 @@ struct Writer<'a> {
 impl Writer<'_> {
     fn definition(&mut self, id: NodeId, name: &str) -> Value {
         let mut out = match &self.schema.node(id).kind {
-            NodeKind::Object(object) => self.object(object),
+            NodeKind::Object(object) => self.object(object, name),
             _ => self.body(id),
         };
+        if let Some(text) = apidocs::description(name, None) {
+            out["description"] = json!(text);
+        }
         let kinds = apis::catalog().definition(name).map(|d| d.kinds.clone()).unwrap_or_default();
         if !kinds.is_empty() {
             out["x-kubernetes-group-version-kind"] = kinds
@@ -85,12 +88,17 @@ impl Writer<'_> {
         out
     }
 
-    fn object(&mut self, object: &ObjectType) -> Value {
+    /// `owner` is the definition whose fields they are, for their descriptions.
+    fn object(&mut self, object: &ObjectType, owner: &str) -> Value {
         let mut out = json!({"type": "object"});
         let mut properties = Map::new();
         let mut required = Vec::new();
         for (name, field) in &object.fields {
-            properties.insert(name.to_string(), self.field(field));
+            let mut property = self.field(field);
+            if let Some(text) = apidocs::description(owner, Some(name)) {
+                property["description"] = json!(text);
+            }
+            properties.insert(name.to_string(), property);
             if field.required {
                 required.push(Value::from(&**name));
             }
@@ -129,7 +137,7 @@ impl Writer<'_> {
             PatchStrategy::Merge => "merge",
             PatchStrategy::RetainKeys => "retainKeys",
             PatchStrategy::MergeRetainKeys => "merge,retainKeys",
-            _ => "replace",
+            PatchStrategy::Replace => "replace",
         };
         if !strategy.is_empty() {
             out["x-kubernetes-patch-strategy"] = json!(strategy);
@@ -152,7 +160,7 @@ impl Writer<'_> {
 
     fn body(&mut self, id: NodeId) -> Value {
         match &self.schema.node(id).kind {
-            NodeKind::Object(object) => self.object(object),
+            NodeKind::Object(object) => self.object(object, ""),
             NodeKind::Map { value, map_type } => {
                 let value = self.item(*value);
                 let mut out = json!({"type": "object", "additionalProperties": value});

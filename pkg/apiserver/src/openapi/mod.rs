@@ -192,7 +192,10 @@ impl Documents {
                 descriptions.get(&path).map_or("", String::as_str)
             );
             let hash = digest::hex(made_of.as_bytes());
-            index.insert(path.clone(), json!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={hash}")}));
+            index.insert(
+                path.clone(),
+                json!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={hash}")}),
+            );
             hashes.insert(path, (document, hash));
         }
         let index = Bytes::from(json!({ "paths": index }).to_string());

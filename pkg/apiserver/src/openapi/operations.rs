@@ -87,7 +87,9 @@ fn query(name: &'static str) -> Parameter {
         "dryRun" => ("string", "All: go through every stage of the request, but keep nothing."),
         "fieldManager" => ("string", "Name of who makes the change, for managed fields."),
         "fieldSelector" => ("string", "Only objects whose fields match."),
-        "fieldValidation" => ("string", "Ignore, Warn or Strict: what to do about unknown and repeated fields."),
+        "fieldValidation" => {
+            ("string", "Ignore, Warn or Strict: what to do about unknown and repeated fields.")
+        }
         "force" => ("boolean", "Take over fields that others own; for apply only."),
         "gracePeriodSeconds" => ("integer", "Seconds the object is given to end by itself."),
         "labelSelector" => ("string", "Only objects whose labels match."),
@@ -185,7 +187,13 @@ pub(super) fn paths(document: &Document, groups: &[Group<'_>]) -> Vec<PathItem> 
         Document::Group { group } => {
             let root = if group.is_empty() { "/api/".to_owned() } else { format!("/apis/{group}/") };
             if group.is_empty() {
-                let mut item = information(root, tag(group, ""), "getCoreAPIVersions", "get available API versions", "APIVersions");
+                let mut item = information(
+                    root,
+                    tag(group, ""),
+                    "getCoreAPIVersions",
+                    "get available API versions",
+                    "APIVersions",
+                );
                 item.operations[0].gvk = None;
                 vec![item]
             } else {
@@ -194,7 +202,13 @@ pub(super) fn paths(document: &Document, groups: &[Group<'_>]) -> Vec<PathItem> 
             }
         }
         Document::Groups => {
-            vec![information("/apis/".into(), "apis".into(), "getAPIVersions", "get available API versions", "APIGroupList")]
+            vec![information(
+                "/apis/".into(),
+                "apis".into(),
+                "getAPIVersions",
+                "get available API versions",
+                "APIGroupList",
+            )]
         }
         Document::Version_ => {
             let mut item = information(
@@ -307,7 +321,13 @@ impl Of<'_> {
         items
     }
 
-    fn push(&self, items: &mut Vec<PathItem>, path: &str, parameters: Vec<Parameter>, operations: Vec<Operation>) {
+    fn push(
+        &self,
+        items: &mut Vec<PathItem>,
+        path: &str,
+        parameters: Vec<Parameter>,
+        operations: Vec<Operation>,
+    ) {
         if !operations.is_empty() {
             items.push(PathItem { path: path.to_owned(), tag: self.tag.clone(), parameters, operations });
         }
@@ -324,7 +344,12 @@ impl Of<'_> {
             all.push(parameter("path", "name", "string", &format!("name of the {kind}")));
         }
         if self.descriptor.namespaced {
-            all.push(parameter("path", "namespace", "string", "object name and auth scope, such as for teams and projects"));
+            all.push(parameter(
+                "path",
+                "namespace",
+                "string",
+                "object name and auth scope, such as for teams and projects",
+            ));
         }
         all.push(query("pretty"));
         all
@@ -335,7 +360,13 @@ impl Of<'_> {
         format!("{verb}{}{namespaced}{}{suffix}", self.stem, self.descriptor.kind)
     }
 
-    fn operation(&self, method: &'static str, action: &'static str, id: String, description: String) -> Operation {
+    fn operation(
+        &self,
+        method: &'static str,
+        action: &'static str,
+        id: String,
+        description: String,
+    ) -> Operation {
         Operation {
             method,
             action: Some(action),
@@ -390,8 +421,7 @@ impl Of<'_> {
 
     fn delete(&self) -> Operation {
         let answers_object = crate::handlers::delete::answers_object(self.descriptor);
-        let answer =
-            if answers_object { self.definition.clone() } else { format!("{META}Status") };
+        let answer = if answers_object { self.definition.clone() } else { format!("{META}Status") };
         let description = format!("delete {} {}", article(&self.descriptor.kind), self.descriptor.kind);
         Operation {
             parameters: queries(DELETE),
@@ -439,7 +469,12 @@ impl Of<'_> {
             codes: WRITTEN,
             consumes: PATCH_TYPES.to_vec(),
             gvk: Some(gvk.clone()),
-            ..self.operation("patch", "patch", self.id("patch", &title(sub)), self.about("partially update", sub))
+            ..self.operation(
+                "patch",
+                "patch",
+                self.id("patch", &title(sub)),
+                self.about("partially update", sub),
+            )
         }
     }
 
@@ -464,7 +499,8 @@ impl Of<'_> {
             operations.push(self.patch(&sub.name, &sub.gvk, &definition));
         }
         if sub.verbs.contains("create") {
-            let description = format!("create {} of {} {}", sub.name, article(&self.descriptor.kind), self.descriptor.kind);
+            let description =
+                format!("create {} of {} {}", sub.name, article(&self.descriptor.kind), self.descriptor.kind);
             operations.push(Operation {
                 parameters: queries(WRITE),
                 body: Some((Content::Definition(definition.clone()), true)),
@@ -509,8 +545,18 @@ impl Of<'_> {
                     ..self.operation(
                         method,
                         "connect",
-                        format!("connect{}{name}{namespaced}{}{}{with}", self.stem, self.descriptor.kind, title(&sub.name)),
-                        format!("connect {} requests to {} of {}", method.to_uppercase(), sub.name, self.descriptor.kind),
+                        format!(
+                            "connect{}{name}{namespaced}{}{}{with}",
+                            self.stem,
+                            self.descriptor.kind,
+                            title(&sub.name)
+                        ),
+                        format!(
+                            "connect {} requests to {} of {}",
+                            method.to_uppercase(),
+                            sub.name,
+                            self.descriptor.kind
+                        ),
                     )
                 })
                 .collect();

@@ -57,7 +57,10 @@ fn content(content: &Content, roots: &mut Vec<String>) -> Value {
 fn render(item: &PathItem, operation: &Operation, roots: &mut Vec<String>) -> Value {
     let mut responses = Map::new();
     for (code, text) in operation.codes {
-        responses.insert((*code).into(), json!({"description": text, "schema": content(&operation.answer, roots)}));
+        responses.insert(
+            (*code).into(),
+            json!({"description": text, "schema": content(&operation.answer, roots)}),
+        );
     }
     responses.insert("401".into(), json!({"description": "Unauthorized"}));
     let mut parameters: Vec<Value> = Vec::new();
@@ -80,7 +83,8 @@ fn render(item: &PathItem, operation: &Operation, roots: &mut Vec<String>) -> Va
         out["x-kubernetes-action"] = json!(action);
     }
     if let Some(gvk) = &operation.gvk {
-        out["x-kubernetes-group-version-kind"] = json!({"group": gvk.group, "kind": gvk.kind, "version": gvk.version});
+        out["x-kubernetes-group-version-kind"] =
+            json!({"group": gvk.group, "kind": gvk.kind, "version": gvk.version});
     }
     out
 }

@@ -87,7 +87,8 @@ fn render(item: &PathItem, operation: &Operation, roots: &mut Vec<String>) -> Va
         out["x-kubernetes-action"] = json!(action);
     }
     if let Some(gvk) = &operation.gvk {
-        out["x-kubernetes-group-version-kind"] = json!({"group": gvk.group, "kind": gvk.kind, "version": gvk.version});
+        out["x-kubernetes-group-version-kind"] =
+            json!({"group": gvk.group, "kind": gvk.kind, "version": gvk.version});
     }
     out
 }

@@ -1,0 +1,160 @@
+//! Lists, selectors, pages, Tables, formats.
+
+use integration::Cluster;
+use serde_json::{Value, json};
+
+const CM: &str = "/api/v1/namespaces/default/configmaps";
+
+async fn filled(count: usize) -> anyhow::Result<Cluster> {
+    let cluster = Cluster::start().await?;
+    for i in 0..count {
+        let object = json!({"metadata": {"name": format!("c{i:03}"), "labels": {"n": i.to_string()}},
+                            "data": {"k": "v"}});
+        cluster.ok("POST", CM, &object).await?;
+    }
+    Ok(cluster)
+}
+
+fn names(list: &Value) -> Vec<String> {
+    list["items"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|i| i["metadata"]["name"].as_str().unwrap_or("").to_owned())
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_are_snapshots() -> anyhow::Result<()> {
+    let cluster = filled(10).await?;
+    let first = cluster.ok("GET", &format!("{CM}?limit=4"), &Value::Null).await?;
+    assert_eq!(first["kind"], "ConfigMapList");
+    assert_eq!(first["metadata"]["remainingItemCount"], 6);
+    assert!(first["items"][0]["kind"].is_null(), "items of a list do not repeat their kind");
+    cluster.ok("POST", CM, &json!({"metadata": {"name": "c0055"}})).await?;
+    let mut seen = names(&first);
+    let mut token = first["metadata"]["continue"].as_str().unwrap_or("").to_owned();
+    while !token.is_empty() {
+        let page = cluster.ok("GET", &format!("{CM}?limit=4&continue={token}"), &Value::Null).await?;
+        assert_eq!(page["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
+        seen.extend(names(&page));
+        page["metadata"]["continue"].as_str().unwrap_or("").clone_into(&mut token);
+    }
+    let expected: Vec<String> = (0..10).map(|i| format!("c{i:03}")).collect();
+    assert_eq!(seen, expected, "what was created meanwhile is not on these pages");
+    assert_eq!(cluster.call("GET", &format!("{CM}?limit=1&continue=garbage"), "").await?.code, 400);
+    cluster.stop().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn selectors() -> anyhow::Result<()> {
+    let cluster = filled(5).await?;
+    let cases = [
+        ("labelSelector=n%3D3", vec!["c003"]),
+        ("labelSelector=n+in+(1,2)", vec!["c001", "c002"]),
+        ("labelSelector=n+notin+(0,1,2,3)", vec!["c004"]),
+        ("labelSelector=!n", vec![]),
+        ("fieldSelector=metadata.name%3Dc001", vec!["c001"]),
+        (
+            "fieldSelector=metadata.name!%3Dc001,metadata.namespace%3Ddefault&labelSelector=n%3D2",
+            vec!["c002"],
+        ),
+    ];
+    for (query, expected) in cases {
+        let list = cluster.ok("GET", &format!("{CM}?{query}"), &Value::Null).await?;
+        let found: Vec<String> = names(&list).into_iter().filter(|n| n.starts_with('c')).collect();
+        assert_eq!(found, expected, "{query}");
+    }
+    let bad = cluster.call("GET", &format!("{CM}?fieldSelector=data.k%3Dv"), "").await?;
+    assert_eq!(bad.code, 400);
+    assert!(bad.message().contains("data.k"), "{}", bad.message());
+    let bad = cluster.call("GET", "/api/v1/pods?fieldSelector=spec.nope%3Dv", "").await?;
+    assert_eq!((bad.code, bad.message().as_str()), (400, "field label not supported: spec.nope"));
+    assert_eq!(cluster.call("GET", &format!("{CM}?labelSelector=a+b+c"), "").await?.code, 400);
+    cluster.stop().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn versions_of_lists() -> anyhow::Result<()> {
+    let cluster = filled(2).await?;
+    let before = cluster.ok("GET", CM, &Value::Null).await?;
+    let version = before["metadata"]["resourceVersion"].as_str().unwrap_or("").to_owned();
+    cluster.ok("POST", CM, &json!({"metadata": {"name": "later"}})).await?;
+    let exact = format!("{CM}?resourceVersion={version}&resourceVersionMatch=Exact");
+    assert_eq!(names(&cluster.ok("GET", &exact, &Value::Null).await?), names(&before));
+    let newer = format!("{CM}?resourceVersion={version}&resourceVersionMatch=NotOlderThan");
+    assert!(names(&cluster.ok("GET", &newer, &Value::Null).await?).contains(&"later".to_owned()));
+    let future = cluster.call("GET", &format!("{CM}?resourceVersion=999999"), "").await?;
+    assert_eq!(future.code, 504);
+    assert_eq!(future.json()["details"]["causes"][0]["reason"], "ResourceVersionTooLarge");
+    cluster.stop().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn formats_and_views() -> anyhow::Result<()> {
+    let cluster = filled(1).await?;
+    let path = format!("{CM}/c000");
+    let accept =
+        async |path: &str, accept: &str| cluster.call_with("GET", path, "", &[("accept", accept)]).await;
+    let yaml = accept(&path, "application/yaml").await?;
+    assert_eq!(yaml.header("content-type"), "application/yaml");
+    assert!(yaml.text().starts_with("apiVersion: v1\n"), "{}", yaml.text());
+
+    let table = accept(CM, "application/json;as=Table;v=v1;g=meta.k8s.io,application/json").await?.json();
+    assert_eq!(table["kind"], "Table");
+    let columns: Vec<&str> = table["columnDefinitions"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|c| c["name"].as_str())
+        .collect();
+    assert_eq!(columns, ["Name", "Data", "Age"]);
+    assert_eq!(table["rows"][0]["object"]["kind"], "PartialObjectMetadata");
+
+    let partial = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io";
+    let list = accept(CM, partial).await?.json();
+    assert_eq!(list["kind"], "PartialObjectMetadataList");
+    assert_eq!(list["items"][0]["kind"], "PartialObjectMetadata");
+    assert!(list["items"][0]["data"].is_null());
+
+    let refused = accept(&path, "text/html").await?;
+    assert_eq!((refused.code, refused.json()["reason"].as_str()), (406, Some("NotAcceptable")));
+    let unknown = cluster.call_with("POST", CM, "<a/>", &[("content-type", "application/xml")]).await?;
+    assert_eq!((unknown.code, unknown.json()["reason"].as_str()), (415, Some("UnsupportedMediaType")));
+    cluster.stop().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn protobuf_says_the_same() -> anyhow::Result<()> {
+    use apimachinery::protobuf;
+    let cluster = filled(3).await?;
+    let headers = [("accept", "application/vnd.kubernetes.protobuf")];
+    let one = cluster.call_with("GET", &format!("{CM}/c001"), "", &headers).await?;
+    assert_eq!(one.header("content-type"), "application/vnd.kubernetes.protobuf");
+    let catalog = apis::catalog();
+    let root = |name: &str| catalog.definition(name).map(|d| d.node).expect("definition");
+    let object = protobuf::decode_object(catalog.schema(), root("io.k8s.api.core.v1.ConfigMap"), &one.bytes)?;
+    assert_eq!(object, cluster.ok("GET", &format!("{CM}/c001"), &Value::Null).await?);
+
+    let list = cluster.call_with("GET", CM, "", &headers).await?;
+    let decoded =
+        protobuf::decode_object(catalog.schema(), root("io.k8s.api.core.v1.ConfigMapList"), &list.bytes)?;
+    let json = cluster.ok("GET", CM, &Value::Null).await?;
+    assert_eq!(decoded["metadata"], json["metadata"]);
+    assert_eq!(names(&decoded), names(&json));
+    // and in: the same object again under another name
+    let mut copy = object;
+    copy["metadata"] = json!({"name": "copy"});
+    let body = protobuf::encode_object(catalog.schema(), root("io.k8s.api.core.v1.ConfigMap"), &copy)?;
+    let admin = auth::UserInfo::new("admin", &["system:masters"]);
+    let sent = [("content-type", "application/vnd.kubernetes.protobuf")];
+    let created = cluster.call_as(admin, "POST", CM, component::http::full(body), &sent).await?;
+    assert_eq!(created.code, 201, "{}", created.text());
+    assert_eq!(created.json()["data"], json!({"k": "v"}));
+    cluster.stop().await;
+    Ok(())
+}
