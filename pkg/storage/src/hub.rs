@@ -268,6 +268,10 @@ impl Hub {
             position: AtomicI64::new(start.0 - 1),
             broken: AtomicBool::new(false),
         });
+        if log.watches.len() >= log.watches.capacity() {
+            // before it grows: those gone since the last change need no place
+            log.watches.retain(|w| w.strong_count() > 0);
+        }
         log.watches.push(Arc::downgrade(&watch));
         let reader = Reader { shared: Arc::clone(&self.shared), watch, failed: false };
         Ok(Box::pin(stream::unfold(reader, Reader::next)))

@@ -17,6 +17,7 @@ use std::thread::JoinHandle;
 use std::time::{Instant, SystemTime};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
 
@@ -206,7 +207,13 @@ impl Storage for Embedded {
         Ok(self.shared.view.read().index.get(key))
     }
 
-    async fn txn(&self, compares: Vec<Compare>, ops: Vec<Op>) -> Result<TxnResponse, Error> {
+    async fn txn(&self, compares: Vec<Compare>, mut ops: Vec<Op>) -> Result<TxnResponse, Error> {
+        for op in &mut ops {
+            if let Op::Put { value, .. } = op {
+                // what is kept for long is kept tight: the caller's buffer has room to grow, or is part of a larger one
+                *value = Bytes::copy_from_slice(value);
+            }
+        }
         self.ask(|reply| Request::Txn { compares, ops, reply }).await
     }
 

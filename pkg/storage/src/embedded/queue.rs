@@ -82,4 +82,11 @@ impl Queue {
         self.room.close();
         self.arrived.notify_all();
     }
+
+    /// Takes no more requests and drops those waiting: who asked gets [`Error::Closed`].
+    pub(super) fn abandon(&self) {
+        self.close();
+        let dropped = std::mem::take(&mut self.waiting.lock().requests);
+        drop(dropped);
+    }
 }

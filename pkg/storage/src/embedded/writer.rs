@@ -39,6 +39,16 @@ pub(super) struct Writer {
     pub(super) paused_until: Option<Instant>,
 }
 
+/// However the writer ends, even by a panic: nobody waits for it any more.
+struct End(Arc<Shared>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.queue.abandon();
+        self.0.hub.end(Error::Closed);
+    }
+}
+
 /// A group of requests on its way to disk.
 struct Group {
     view: View,
@@ -60,6 +70,7 @@ enum Answer {
 impl Writer {
     /// Works until the queue is closed.
     pub(super) fn run(mut self) {
+        let _end = End(Arc::clone(&self.shared));
         while let Some(requests) = self.shared.queue.take(self.wake_at()) {
             self.round(requests);
         }
@@ -67,7 +78,6 @@ impl Writer {
         if let Some(disk) = self.disk.take() {
             disk.close(revision);
         }
-        self.shared.hub.end(Error::Closed);
     }
 
     /// When there is something to do without a request.
