@@ -51,11 +51,16 @@ impl fmt::Display for Key {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SyncError {
     /// A call to the API server failed.
-    #[error("{0}")]
+    #[error("{}", said(.0))]
     Api(#[from] kube::Error),
     /// The objects found do not allow to go on.
     #[error("{0}")]
     Other(String),
+}
+
+/// The server's own words where it answered: events and conditions show them.
+pub(crate) fn said(error: &kube::Error) -> String {
+    client::status_of(error).map_or_else(|| error.to_string(), |status| status.message.clone())
 }
 
 impl SyncError {
@@ -63,7 +68,8 @@ impl SyncError {
         Self::Other(text.into())
     }
 
-    fn is_expected(&self) -> bool {
+    /// The cache was behind; the next run will not be.
+    pub(crate) fn is_expected(&self) -> bool {
         matches!(self, Self::Api(error) if is_conflict(error))
     }
 }

@@ -66,9 +66,46 @@ impl Expectations {
     }
 }
 
+/// The resource versions this process wrote last. A run on an older version would undo, or do again, what the write
+/// did; the informer brings the newer one in a moment and wakes the key then.
+#[derive(Debug, Default)]
+pub(crate) struct Written {
+    versions: Mutex<HashMap<Key, u64>>,
+}
+
+impl Written {
+    /// Notes the object a write answered.
+    pub(crate) fn note(&self, key: &Key, answer: &serde_json::Value) {
+        let version = answer.pointer("/metadata/resourceVersion").and_then(serde_json::Value::as_str);
+        if let Some(version) = version.and_then(|text| text.parse().ok()) {
+            self.versions.lock().insert(key.clone(), version);
+        }
+    }
+
+    /// Whether the cached object is older than the last write. Versions that are no numbers are taken for fresh.
+    pub(crate) fn is_stale(&self, key: &Key, cached: Option<&str>) -> bool {
+        let Some(cached) = cached.and_then(|text| text.parse::<u64>().ok()) else { return false };
+        self.versions.lock().get(key).is_some_and(|written| cached < *written)
+    }
+
+    /// The object is gone.
+    pub(crate) fn forget(&self, key: &Key) {
+        self.versions.lock().remove(key);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_object_older_than_the_last_write_is_stale() {
+        let (written, key) = (Written::default(), Key::new("ns", "a"));
+        assert!(!written.is_stale(&key, Some("5")));
+        written.note(&key, &serde_json::json!({"metadata": {"resourceVersion": "7"}}));
+        assert!(written.is_stale(&key, Some("5")));
+        assert!(!written.is_stale(&key, Some("7")) && !written.is_stale(&key, Some("x")));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn are_satisfied_when_seen_or_expired() {

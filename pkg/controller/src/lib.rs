@@ -10,21 +10,28 @@ pub mod config;
 
 mod clusterrole;
 mod context;
+mod cronjob;
+mod daemon;
 mod deployment;
 mod discovery;
 mod disruption;
 mod endpoints;
 mod expectations;
 mod gc;
+mod hash;
+mod job;
 mod manager;
 mod namespace;
 mod namespaced_default;
+mod nodematch;
 mod nodes;
 mod owner;
 mod podgc;
 mod pods;
 mod replicas;
 mod resources;
+mod revisions;
+mod stateful;
 #[cfg(test)]
 mod testing;
 mod ttl_after_finished;

@@ -11,8 +11,8 @@ use tracing::{info, warn};
 use crate::config::{Config, enabled};
 use crate::context::Context;
 use crate::{
-    clusterrole, deployment, disruption, endpoints, gc, namespace, namespaced_default, nodes, podgc,
-    replicas, ttl_after_finished,
+    clusterrole, cronjob, daemon, deployment, disruption, endpoints, gc, job, namespace, namespaced_default,
+    nodes, podgc, replicas, stateful, ttl_after_finished,
 };
 
 /// Longest wait for running syncs at shutdown.
@@ -67,6 +67,10 @@ pub(crate) const CONTROLLERS: &[Descriptor] = &[
     on("pod-garbage-collector-controller", &["podgc"], podgc::start),
     on("ttl-after-finished-controller", &["ttl-after-finished"], ttl_after_finished::start),
     on("clusterrole-aggregation-controller", &["clusterrole-aggregation"], clusterrole::start),
+    on("job-controller", &["job"], job::start),
+    on("daemonset-controller", &["daemonset"], daemon::start),
+    on("statefulset-controller", &["statefulset"], stateful::start),
+    on("cronjob-controller", &["cronjob"], cronjob::start),
     on("disruption-controller", &["disruption"], disruption::start),
 ];
 

@@ -18,7 +18,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
-use crate::context::{Context, Key, Next, Reconcile, SyncError, SyncResult};
+use crate::context::{Context, Key, Next, Reconcile, SyncError, SyncResult, said};
 use crate::discovery::{Discovered, discover};
 use crate::resources::NAMESPACES;
 
@@ -267,7 +267,7 @@ impl Controller {
         resources.sort_by_key(|found| found.resource.plural != "pods" || !found.resource.group.is_empty());
         for (position, resource) in resources.iter().enumerate() {
             if let Err(error) = self.empty_one(resource, namespace, deleted, &mut found).await {
-                found.errors.push(error.to_string());
+                found.errors.push(said(&error));
             }
             if position == 0 && !found.remaining.is_empty() {
                 // pods are still being stopped: keep the secrets, config and network policies they run with

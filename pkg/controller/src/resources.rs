@@ -12,6 +12,7 @@ resources! {
     PODS = namespaced("", "v1", "pods", "Pod");
     NODES = cluster("", "v1", "nodes", "Node");
     NAMESPACES = cluster("", "v1", "namespaces", "Namespace");
+    CLAIMS = namespaced("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim");
     ENDPOINTS = namespaced("", "v1", "endpoints", "Endpoints");
     CONFIG_MAPS = namespaced("", "v1", "configmaps", "ConfigMap");
     SERVICE_ACCOUNTS = namespaced("", "v1", "serviceaccounts", "ServiceAccount");

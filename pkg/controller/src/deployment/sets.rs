@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 
+use crate::hash::template_hash;
 use crate::owner::controller_reference;
 use crate::resources::DEPLOYMENTS;
 
@@ -189,24 +190,6 @@ pub(super) fn max_unavailable(deployment: &Deployment) -> i32 {
     if is_recreate(deployment) || wanted == 0 { 0 } else { fenceposts(deployment).1.min(wanted) }
 }
 
-/// The name part and label value that tell templates apart. FNV-1a over the template, encoded without vowels. (The
-/// value need not equal what another implementation computes: sets are recognised by their template.)
-pub(super) fn template_hash(template: &PodTemplateSpec, collisions: Option<i32>) -> String {
-    const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-    let mut hash = 0x811c_9dc5_u32;
-    let mut feed = |bytes: &[u8]| {
-        for byte in bytes {
-            hash = (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
-        }
-    };
-    // a template without its spec is hashed as such; serialising these types does not fail
-    feed(&serde_json::to_vec(template).unwrap_or_default());
-    if let Some(collisions) = collisions {
-        feed(&collisions.to_le_bytes());
-    }
-    hash.to_string().bytes().map(|digit| char::from(ALPHABET[usize::from(digit) % ALPHABET.len()])).collect()
-}
-
 /// A new set for the Deployment's present template, without size.
 pub(super) fn make(deployment: &Deployment) -> ReplicaSet {
     let mut template = template(deployment);
@@ -269,15 +252,6 @@ mod tests {
             assert_eq!(fenceposts(&deployment), expected);
             assert!(max_unavailable(&deployment) <= replicas);
         }
-    }
-
-    #[test]
-    fn hashes_tell_templates_and_collisions_apart() {
-        let template = PodTemplateSpec::default();
-        let plain = template_hash(&template, None);
-        assert_eq!(plain, template_hash(&template, None));
-        assert_ne!(plain, template_hash(&template, Some(1)));
-        assert!(plain.len() >= 5 && plain.chars().all(|c| "bcdfghjklmnpqrstvwxz2456789".contains(c)));
     }
 
     #[test]

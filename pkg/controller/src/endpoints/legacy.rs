@@ -18,7 +18,7 @@ use super::{
     HEADLESS, TRIGGER_TIME, follow_pods, host_name, is_headless, matches, may_be_endpoint, pod_addresses,
     publishes_not_ready, service_selector, target_port,
 };
-use crate::context::{Context, Key, Next, Reconcile, SyncResult};
+use crate::context::{Context, Key, Next, Reconcile, SyncResult, said};
 use crate::pods;
 use crate::resources::ENDPOINTS;
 
@@ -94,7 +94,7 @@ impl Controller {
                     } else {
                         ("FailedToCreateEndpoint", "create endpoint for service")
                     };
-                    let note = format!("Failed to {what} {key}: {error}");
+                    let note = format!("Failed to {what} {key}: {}", said(&error));
                     self.recorder.event(&reference(&*service), EventType::Warning, reason, "", note);
                 }
                 Err(error.into())

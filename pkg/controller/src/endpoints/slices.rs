@@ -23,6 +23,7 @@ use super::{
     publishes_not_ready, service_selector, target_port,
 };
 use crate::context::{Context, Key, Next, Reconcile, SyncError, SyncResult};
+use crate::expectations::Written;
 use crate::owner::controller_reference;
 use crate::pods;
 use crate::resources::{ENDPOINT_SLICES, SERVICES};
@@ -38,6 +39,7 @@ struct Controller {
     pods: Store<Pod>,
     nodes: Store<Node>,
     slices: Store<EndpointSlice>,
+    written: Arc<Written>,
     rest: Rest,
     recorder: EventRecorder,
 }
@@ -65,8 +67,12 @@ pub(crate) fn start(context: &Context) {
     let adds = queue.clone();
     services.on_event(move |event| adds.add(Key::of(&**event.object())));
     follow_pods(&pods, services.store(), queue.clone());
-    let adds = queue.clone();
+    let written = Arc::new(Written::default());
+    let (adds, notes) = (queue.clone(), written.clone());
     slices.on_event(move |event| {
+        if let Event::Deleted(slice) = &event {
+            notes.forget(&Key::of(&**slice));
+        }
         // one's own writes come back too; looking at them again costs a comparison and repairs what others changed
         for slice in
             [Some(event.object()), if let Event::Updated { old, .. } = &event { Some(old) } else { None }]
@@ -98,6 +104,7 @@ pub(crate) fn start(context: &Context) {
         pods: pods.store(),
         nodes: nodes.store(),
         slices: slices.store(),
+        written,
         rest: context.rest("endpointslice-controller"),
         recorder: context.recorder("endpoint-slice-controller"),
     };
@@ -127,6 +134,13 @@ impl Controller {
             .into_iter()
             .filter(|slice| slice.metadata.deletion_timestamp.is_none())
             .collect();
+        let behind = |slice: &Arc<EndpointSlice>| {
+            self.written.is_stale(&Key::of(&**slice), slice.metadata.resource_version.as_deref())
+        };
+        if held.iter().any(behind) {
+            // one's own write is on its way back and wakes the Service again
+            return Ok(Next::OnChange);
+        }
         let node = |name: &str| self.nodes.get("", name);
         let mut missing = None;
         for family in address_types(&service) {
@@ -144,6 +158,9 @@ impl Controller {
             let mine: Vec<_> = held.iter().filter(|slice| slice.address_type == family).cloned().collect();
             let changes = reconcile(&frame, &mine, wanted);
             if let Err(error) = self.act(&service, changes, &pods).await {
+                if error.is_expected() {
+                    return Err(error);
+                }
                 let note = format!("Error updating Endpoint Slices for Service {key}: {error}");
                 let about = reference(&*service);
                 self.recorder.event(&about, EventType::Warning, "FailedToUpdateEndpointSlices", "", note);
@@ -189,7 +206,8 @@ impl Controller {
             if let Some(at) = &trigger {
                 slice.annotations_mut().insert(TRIGGER_TIME.into(), at.clone());
             }
-            self.rest.update(&ENDPOINT_SLICES, "", &slice).await?;
+            let written = self.rest.update(&ENDPOINT_SLICES, "", &slice).await?;
+            self.written.note(&Key::of(&slice), &written);
         }
         for slice in changes.delete {
             self.delete(&slice).await?;

@@ -4,6 +4,8 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, NodeCondition, Taint, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use crate::nodematch::tolerates;
+
 pub(super) const NOT_READY: &str = "node.kubernetes.io/not-ready";
 pub(super) const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
@@ -91,23 +93,6 @@ pub(super) fn wanted(node: &Node, evict: Evict, now: Timestamp) -> Vec<Taint> {
         all.push(make(key, "NoExecute", now));
     }
     all
-}
-
-/// Whether a toleration covers a taint.
-pub(super) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let text = |field: &Option<String>| field.clone().unwrap_or_default();
-    let (key, effect) = (text(&toleration.key), text(&toleration.effect));
-    if !effect.is_empty() && effect != taint.effect {
-        return false;
-    }
-    if !key.is_empty() && key != taint.key {
-        return false;
-    }
-    match text(&toleration.operator).as_str() {
-        "Exists" => true,
-        "" | "Equal" => text(&toleration.value) == text(&taint.value),
-        _ => false,
-    }
 }
 
 /// When a pod that came at `since` must leave a node with these taints. `None`: it may stay.
