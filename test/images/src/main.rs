@@ -61,8 +61,13 @@ fn main() -> anyhow::Result<()> {
     let path = "PATH=/bin".to_owned();
     let shell = Config { command: vec!["sh".into()], environment: vec![path.clone()], ..Config::default() };
     write(directory, "busybox.tar", "kubewright.test/busybox:1", vec![busybox()?], &shell)?;
-    let server =
-        Config { entrypoint: vec!["/bin/testserver".into()], environment: vec![path], ..Config::default() };
+    // As a container's first process it has no default action for SIGTERM, and nothing to save either.
+    let server = Config {
+        stop_signal: "SIGKILL".into(),
+        entrypoint: vec!["/bin/testserver".into()],
+        environment: vec![path],
+        ..Config::default()
+    };
     let layers = vec![busybox()?, Layer::new().host_file(testserver, "bin/testserver")?];
     write(directory, "testserver.tar", "kubewright.test/testserver:1", layers, &server)
 }
