@@ -261,6 +261,7 @@ impl Args {
         Ok(Config {
             storage,
             bind: SocketAddr::new(self.bind_address, self.secure_port),
+            listeners: Vec::new(),
             advertise_address: self.advertise_address,
             external_host: self.external_hostname,
             certificate,
