@@ -12,6 +12,9 @@ use super::{rename, set_api_version};
 /// autoscaling/v1 to and from autoscaling/v2.
 pub(super) const CONVERSION: Conversion = Conversion { to_storage, from_storage };
 
+/// Share of the requested CPU that an autoscaler without metrics aims at.
+pub(crate) const CPU_PERCENT: i64 = 80;
+
 const METRICS: &str = "autoscaling.alpha.kubernetes.io/metrics";
 const CURRENT_METRICS: &str = "autoscaling.alpha.kubernetes.io/current-metrics";
 const CONDITIONS: &str = "autoscaling.alpha.kubernetes.io/conditions";
@@ -59,9 +62,11 @@ fn to_storage(object: &mut Value) {
                 {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": target}}});
             metrics.insert(0, cpu);
         }
-        if !metrics.is_empty() {
-            spec.insert("metrics".into(), metrics.into());
+        if metrics.is_empty() {
+            metrics.push(json!({"type": "Resource", "resource":
+                {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": CPU_PERCENT}}}));
         }
+        spec.insert("metrics".into(), metrics.into());
         if let Some(behavior) = behavior {
             spec.insert("behavior".into(), behavior);
         }

@@ -2,7 +2,7 @@
 //!
 //! Most pairs differ in nothing but `apiVersion`; the others have a module.
 
-mod autoscaling;
+pub(crate) mod autoscaling;
 mod events;
 mod resource;
 

@@ -92,7 +92,8 @@ fn event(object: &At<'_>) -> Errors {
         errors.push(object.get("message").invalid(format!("can have at most {EVENT_NOTE_MAX} characters")));
     }
     if !matches!(object.get("type").text(), "Normal" | "Warning") {
-        errors.push(object.get("type").invalid_text("has invalid value: "));
+        let detail = format!("has invalid value: {}", object.get("type").text());
+        errors.push(object.get("type").invalid_value("", detail));
     }
     errors
 }

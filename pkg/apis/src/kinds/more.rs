@@ -64,6 +64,7 @@ pub(super) const SIGNING_REQUESTS: Rules = Rules {
         }
         _ => Vec::new(),
     },
+    name: crate::names::path_segment_name,
     columns: &[
         ("Name", "string"),
         ("Age", "string"),
@@ -214,6 +215,7 @@ pub(super) const TRUST_BUNDLES: Rules = Rules {
         immutable(&mut errors, &At::root(new).at(&path), &At::root(old).at(&path));
         errors
     },
+    name: crate::names::path_segment_name,
     columns: &[("Name", "string"), ("SignerName", "string")],
     row: |o, _| vec![name(o).into(), or(str_at(o, &["spec", "signerName"]), "<none>")],
     ..DEFAULT

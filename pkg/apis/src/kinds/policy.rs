@@ -10,6 +10,7 @@ use serde_json::json;
 use super::print::{age, int_or_string, list, name, number, or, str_at};
 use super::rules::{DEFAULT, Rules};
 use super::template;
+use crate::conversion::autoscaling::CPU_PERCENT;
 use crate::cursor::{At, Errors, same, shape};
 use crate::edit::{default_to, map_at, map_or_new, spec};
 use crate::names;
@@ -60,8 +61,6 @@ fn budget(object: &At<'_>) -> Errors {
     errors
 }
 
-/// Share of the requested CPU that an autoscaler without metrics aims at.
-const CPU_PERCENT: i64 = 80;
 /// How many metrics a row shows.
 const METRICS_SHOWN: usize = 2;
 

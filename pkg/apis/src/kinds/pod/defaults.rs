@@ -79,7 +79,26 @@ pub(crate) fn default_pod_spec(spec: &mut Map) {
     }
 }
 
+/// Amounts finer than a thousandth are rounded up to one.
+fn round_amounts(resources: &mut Map) {
+    for kind in ["limits", "requests"] {
+        let amounts = map_at(resources, kind).into_iter().flat_map(|m| m.values_mut());
+        for amount in amounts {
+            let Some(quantity) = amount.as_str().and_then(|text| text.parse::<Quantity>().ok()) else {
+                continue;
+            };
+            let rounded = Quantity::from_milli(quantity.milli_value());
+            if quantity.sign() > 0 && rounded != quantity && quantity < rounded {
+                *amount = rounded.to_string().into();
+            }
+        }
+    }
+}
+
 fn default_container(container: &mut Map) {
+    if let Some(resources) = map_at(container, "resources") {
+        round_amounts(resources);
+    }
     let policy = pull_policy(text(container, "image"));
     default_text(container, "imagePullPolicy", policy);
     default_text(container, "terminationMessagePath", "/dev/termination-log");

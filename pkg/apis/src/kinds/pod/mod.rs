@@ -4,6 +4,7 @@
 
 mod container;
 pub(crate) mod defaults;
+mod prepare;
 mod print;
 mod qos;
 mod scheduling;
@@ -15,19 +16,17 @@ pub(crate) mod warnings;
 
 use apimachinery::Value;
 use apimachinery::meta::{at, str_at};
-use apimachinery::strategy::WriteContext;
-use serde_json::json;
 
 use super::rules::{DEFAULT, Rules};
 use crate::cursor::At;
-use crate::edit::{default_text, status, text};
+use crate::edit::text;
 
 /// Pods.
 pub(super) const PODS: Rules = Rules {
     generation: true,
     default: defaults::default_pod,
-    prepare_create,
-    prepare_update,
+    prepare_create: prepare::create,
+    prepare_update: prepare::update,
     validate: |o| validation::pod(&At::root(o)),
     validate_update: update::validate,
     warnings: |o, _| warnings::of_spec(&At::root(o).get("spec")),
@@ -36,39 +35,6 @@ pub(super) const PODS: Rules = Rules {
     row: print::row,
     ..DEFAULT
 };
-
-/// A new pod is pending, has its quality of service, and says so when it may not be scheduled yet.
-fn prepare_create(_context: &WriteContext<'_>, pod: &mut Value) {
-    let qos = qos::class(pod);
-    let mut new = json!({"phase": "Pending", "qosClass": qos});
-    let gated =
-        at(pod, &["spec", "schedulingGates"]).and_then(Value::as_array).is_some_and(|g| !g.is_empty());
-    if gated {
-        new["conditions"] = json!([{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
-            "message": "Scheduling is blocked due to non-empty scheduling gates",
-            "lastProbeTime": null, "lastTransitionTime": null}]);
-    }
-    if let Some(map) = pod.as_object_mut() {
-        map.insert("status".into(), new);
-    }
-}
-
-/// The quality of service is decided once.
-fn prepare_update(context: &WriteContext<'_>, pod: &mut Value, old: &Value) {
-    if context.subresource == "status" {
-        let class = str_at(old, &["status", "qosClass"]).to_owned();
-        if let Some(status) = status(pod).filter(|_| !class.is_empty()) {
-            default_text(status, "qosClass", &class);
-        }
-        return;
-    }
-    // a negative period was allowed once and means one second
-    if at(pod, &["spec", "terminationGracePeriodSeconds"]).and_then(Value::as_i64).is_some_and(|s| s < 0)
-        && let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut)
-    {
-        spec.insert("terminationGracePeriodSeconds".into(), 1.into());
-    }
-}
 
 /// What was asked for, else what the pod says; none for a pod no kubelet runs or that is done.
 fn grace(pod: &Value, requested: Option<i64>) -> i64 {
@@ -88,6 +54,7 @@ fn grace(pod: &Value, requested: Option<i64>) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn grace_is_what_was_asked_for_or_the_pods_own() {
