@@ -73,7 +73,10 @@ pub(crate) fn is_being_deleted(bytes: &[u8]) -> bool {
 pub(crate) fn to_stored(target: &Target, object: &mut Value) -> Bytes {
     let version = target.stored_version();
     stamp(object, &target.descriptor.storage.gvk);
-    default::normalise(&version.schema, version.root, object);
+    // events.k8s.io keeps its objects as a kind of another group, in the form its conversion makes
+    if target.descriptor.storage.gvk.group == target.descriptor.group {
+        default::normalise(&version.schema, version.root, object);
+    }
     if let Some(metadata) = metadata_mut(object) {
         metadata.remove("resourceVersion");
     }
