@@ -81,6 +81,34 @@ impl ComponentStatus {
     }
 }
 
+/// Whether the client wants a Table, as kubectl does.
+fn wants_table(request: &Request<Body>) -> bool {
+    let accept = request.headers().get(http::header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
+    accept.contains("as=Table") && accept.contains("g=meta.k8s.io")
+}
+
+fn table(items: &[Value]) -> Value {
+    let column = |name: &str, format: &str, description: &str| json!({"name": name, "type": "string", "format": format, "description": description, "priority": 0});
+    let rows: Vec<Value> = items
+        .iter()
+        .map(|item| {
+            let condition = &item["conditions"][0];
+            let healthy = condition["status"] == "True";
+            let message = condition["message"].as_str().unwrap_or("");
+            let (status, message, error) =
+                if healthy { ("Healthy", message, "") } else { ("Unhealthy", "", message) };
+            json!({"cells": [item["metadata"]["name"], status, message, error],
+                   "object": {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": item["metadata"]}})
+        })
+        .collect();
+    json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": {}, "rows": rows, "columnDefinitions": [
+        column("Name", "name", "Name of the component."),
+        column("Status", "", "Whether it is healthy."),
+        column("Message", "", "What it says of itself."),
+        column("Error", "", "What is wrong with it."),
+    ]})
+}
+
 #[async_trait]
 impl SubresourceHandler for ComponentStatus {
     async fn handle(&self, call: Call) -> Result<Response<Body>, Status> {
@@ -91,11 +119,17 @@ impl SubresourceHandler for ComponentStatus {
                 .ok_or_else(|| Status::not_found(&GroupResource::new("", "componentstatuses"), &wanted))?;
             found["kind"] = json!("ComponentStatus");
             found["apiVersion"] = json!("v1");
+            if wants_table(&call.request) {
+                return Ok(crate::names::json(StatusCode::OK, &table(&[found])));
+            }
             return call.respond(StatusCode::OK, &found);
         }
         let names = LOCAL.iter().map(|(name, _)| *name).chain([STORE]);
         let items = futures::future::join_all(names.map(|name| self.look(&store, name))).await;
         let items: Vec<Value> = items.into_iter().flatten().collect();
+        if wants_table(&call.request) {
+            return Ok(crate::names::json(StatusCode::OK, &table(&items)));
+        }
         let list = json!({"kind": "ComponentStatusList", "apiVersion": "v1", "metadata": {}, "items": items});
         Ok(crate::names::json(StatusCode::OK, &list))
     }
@@ -109,5 +143,8 @@ mod tests {
     fn conditions_tell_health() {
         assert_eq!(object("a", Ok("ok".into()))["conditions"][0]["status"], "True");
         assert_eq!(object("a", Err("gone".into()))["conditions"][0]["message"], "gone");
+        let table = table(&[object("a", Ok("ok".into())), object("b", Err("gone".into()))]);
+        assert_eq!(table["rows"][0]["cells"], json!(["a", "Healthy", "ok", ""]));
+        assert_eq!(table["rows"][1]["cells"], json!(["b", "Unhealthy", "", "gone"]));
     }
 }
