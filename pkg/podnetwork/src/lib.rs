@@ -178,7 +178,7 @@ fn batch(plan: &Plan, listed: &str) -> String {
     for (range, via) in &plan.routes {
         match via {
             Some(address) => {
-                commands.push_str(&format!("route replace {range} via {address} proto {ROUTE_PROTOCOL}\n"))
+                commands.push_str(&format!("route replace {range} via {address} proto {ROUTE_PROTOCOL}\n"));
             }
             None => commands.push_str(&format!("route replace unreachable {range} proto {ROUTE_PROTOCOL}\n")),
         }
