@@ -27,5 +27,6 @@ mod router;
 
 pub use context::{RequestContext, Warnings};
 pub use extension::{Call, DeleteRequest, Mutation, SubresourceHandler, Write, WriteFinish, WriteHook};
+pub use handlers::websocket;
 pub use server::{Health, InProcess, Limits, PathHandler, Server, ServerBuilder};
 pub use store::{Deleted, Precondition, ResourceStore, WriteOptions};

@@ -429,3 +429,48 @@ async fn lost_and_leaked_allocations_are_repaired() {
     assert!(taken.message().contains("provided port is already allocated"), "{}", taken.message());
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_come_over_websocket_and_proxies_take_any_method() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let cluster = with_account().await;
+    ask(&cluster, "POST", PODS, pod("p"), 201).await;
+    let options = cluster.call("OPTIONS", "/api/v1/nodes/gone/proxy/", "").await.expect("answered");
+    assert_eq!((options.code, options.message().as_str()), (404, "nodes \"gone\" not found"));
+
+    // the handler upgrades whatever connection the request came on: here a plain one of this test
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let address = listener.local_addr().expect("address");
+    let server = cluster.plane().server().clone();
+    let admin = std::sync::Arc::new(UserInfo::new("admin", &["system:masters"]));
+    let handler = move |mut request: component::http::Request| -> futures::future::BoxFuture<'static, component::http::Response> {
+        request.extensions_mut().insert(apiserver::InProcess(admin.clone()));
+        Box::pin(server.clone().respond(request))
+    };
+    let ended = tokio_util::sync::CancellationToken::new();
+    let limits = component::serving::Limits::default();
+    tokio::spawn(component::serving::serve(
+        listener,
+        None,
+        std::sync::Arc::new(handler),
+        limits,
+        ended.clone(),
+    ));
+    let mut client = tokio::net::TcpStream::connect(address).await.expect("connected");
+    let head = format!(
+        "GET {PODS}/p/log HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: binary.k8s.io\r\n\r\n"
+    );
+    client.write_all(head.as_bytes()).await.expect("sent");
+    let mut all = Vec::new();
+    client.read_to_end(&mut all).await.expect("read");
+    let text = String::from_utf8_lossy(&all).to_ascii_lowercase();
+    assert!(
+        text.starts_with("http/1.1 101") && text.contains("sec-websocket-protocol: binary.k8s.io"),
+        "{text}"
+    );
+    // an empty binary message, then the close frame: the pod has said nothing
+    assert!(all.ends_with(&[0x82, 0, 0x88, 2, 0x03, 0xe8]), "{all:?}");
+    ended.cancel();
+    cluster.stop().await;
+}

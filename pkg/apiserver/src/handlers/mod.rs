@@ -11,7 +11,7 @@ pub(crate) mod select;
 pub(crate) mod table;
 pub(crate) mod update;
 pub(crate) mod watch;
-pub(crate) mod websocket;
+pub mod websocket;
 
 use std::sync::Arc;
 

@@ -31,7 +31,7 @@ const CLOSE: u8 = 8;
 const CLOSE_NORMAL: [u8; 2] = [0x03, 0xe8];
 
 /// Whether a request asks for WebSocket.
-pub(crate) fn is_wanted(headers: &HeaderMap) -> bool {
+pub fn is_wanted(headers: &HeaderMap) -> bool {
     let has = |name: header::HeaderName, token: &str| {
         headers
             .get_all(name)
@@ -44,7 +44,7 @@ pub(crate) fn is_wanted(headers: &HeaderMap) -> bool {
 }
 
 /// Switches to WebSocket and sends the messages; ends when they do or the client goes.
-pub(crate) fn serve(
+pub fn serve(
     headers: &HeaderMap,
     upgrade: Option<OnUpgrade>,
     binary: bool,

@@ -8,14 +8,20 @@ use apimachinery::Value;
 use apimachinery::meta::{at, name, str_at};
 use apimachinery::status::{FieldError, Reason, Status};
 use apiserver::query::Query;
+use apiserver::websocket;
 use apiserver::{Call, RequestContext, ResourceStore, SubresourceHandler};
 use async_trait::async_trait;
 use auth::Authorizer;
 use auth::authz::{Attributes, forbidden_status};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use component::http::{Body, boxed, empty};
-use http::header::CONTENT_TYPE;
+use futures::StreamExt;
+use http::header::{CONTENT_TYPE, SEC_WEBSOCKET_PROTOCOL};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
+use hyper::upgrade::OnUpgrade;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::json;
 
@@ -28,6 +34,9 @@ use crate::names::core;
 const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 /// Most of a kubelet's error text that is told to the client.
 const MAX_ERROR_BYTES: usize = 2 << 10;
+
+/// Subprotocols in which logs can be had over WebSocket, and whether their messages are binary.
+const LOG_PROTOCOLS: [(&str, bool); 2] = [("binary.k8s.io", true), ("base64.binary.k8s.io", false)];
 
 /// What a handler of a pod's streams needs.
 #[derive(Clone)]
@@ -199,7 +208,7 @@ impl SubresourceHandler for PodLog {
         let pod = call.store.get(&core("pods"), &info.namespace, &info.name).await?;
         let container = container(&pod, query.get("container").unwrap_or(""))?;
         let Some(mut location) = self.0.kubelet(&call.store, &pod).await? else {
-            return Ok(text_plain(empty())); // nothing has run, so nothing was said
+            return stream_log(call.request, empty()); // nothing has run, so nothing was said
         };
         location.path = format!("/containerLogs/{}/{}/{container}", info.namespace, info.name);
         location.query = options;
@@ -215,7 +224,7 @@ impl SubresourceHandler for PodLog {
         let answer = answer.map_err(|e| Status::internal(format!("Get {:?}: {e}", location.url())))?;
         let code = answer.status();
         if code.is_success() {
-            return Ok(text_plain(boxed(answer.into_body())));
+            return stream_log(call.request, boxed(answer.into_body()));
         }
         let text = Limited::new(answer.into_body(), MAX_ERROR_BYTES).collect().await;
         let text = text.map(|t| String::from_utf8_lossy(&t.to_bytes()).into_owned()).unwrap_or_default();
@@ -225,6 +234,37 @@ impl SubresourceHandler for PodLog {
     fn long_running(&self) -> bool {
         true
     }
+}
+
+/// A log as text, or as WebSocket messages where the client asks for them.
+fn stream_log(mut request: Request<Body>, log: Body) -> Result<Response<Body>, Status> {
+    if !websocket::is_wanted(request.headers()) {
+        return Ok(text_plain(log));
+    }
+    let asked: Vec<String> = request
+        .headers()
+        .get_all(SEC_WEBSOCKET_PROTOCOL)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(','))
+        .map(|v| v.trim().to_owned())
+        .collect();
+    let chosen = LOG_PROTOCOLS.into_iter().find(|(name, _)| asked.iter().any(|a| a == name));
+    if chosen.is_none() && !asked.is_empty() {
+        return Err(Status::bad_request(format!("unsupported protocols: {}", asked.join(", "))));
+    }
+    let binary = chosen.is_none_or(|(_, binary)| binary);
+    let encode = move |bytes: Bytes| if binary { bytes } else { STANDARD.encode(bytes).into() };
+    let lines =
+        log.into_data_stream().filter_map(move |piece| futures::future::ready(piece.ok().map(encode)));
+    // an empty message first tells the client that the connection stands
+    let messages = futures::stream::once(futures::future::ready(Bytes::new())).chain(lines);
+    let upgrade = request.extensions_mut().remove::<OnUpgrade>();
+    let mut response = websocket::serve(request.headers(), upgrade, binary, messages)?;
+    if let Some((name, _)) = chosen {
+        response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(name));
+    }
+    Ok(response)
 }
 
 fn text_plain(body: Body) -> Response<Body> {
