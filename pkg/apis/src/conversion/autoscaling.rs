@@ -140,6 +140,10 @@ fn from_storage(object: &mut Value) {
                 current.push(metric);
             }
         }
+        // v1 prints both, v2 the desired ones alone
+        for field in ["currentReplicas", "desiredReplicas"] {
+            status.entry(field).or_insert_with(|| 0.into());
+        }
         conditions = status.remove("conditions").filter(|c| c.as_array().is_some_and(|c| !c.is_empty()));
     }
     for (name, value) in [
@@ -297,7 +301,7 @@ mod tests {
                 {"type": "External", "external": {"metric": {"name": "q", "selector": {"matchLabels": {"a": "b"}}},
                     "target": {"type": "AverageValue", "averageValue": "30"}}}
             ]},
-            "status": {"desiredReplicas": 1, "currentMetrics": [
+            "status": {"currentReplicas": 1, "desiredReplicas": 1, "currentMetrics": [
                 {"type": "Resource", "resource": {"name": "cpu", "current": {"averageUtilization": 10, "averageValue": "5m"}}},
                 {"type": "Object", "object": {"metric": {"name": "hits"}, "describedObject": {"kind": "Ingress", "name": "i"},
                     "current": {"value": "1"}}}

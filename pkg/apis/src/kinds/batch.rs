@@ -190,7 +190,7 @@ fn job_spec(errors: &mut Errors, spec: &At<'_>) {
     if manager.present() && !manager.text().contains('/') {
         errors.push(manager.invalid("must be a domain-prefixed path (such as \"acme.io/foo\")"));
     }
-    template::validate(errors, &spec.get("template"), None);
+    template::validate(errors, &spec.get("template"));
     let restart = spec.at(&["template", "spec", "restartPolicy"]);
     match restart.text() {
         // defaulting makes an absent one `Always`

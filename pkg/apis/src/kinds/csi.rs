@@ -246,3 +246,38 @@ pub(super) const CAPACITIES: Rules = Rules {
     },
     ..DEFAULT
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use apimachinery::strategy::WriteContext;
+    use jiff::Timestamp;
+    use serde_json::json;
+
+    #[test]
+    fn classes_default_print_and_stay() {
+        let mut class = json!({"metadata": {"name": "c", "annotations":
+            {"storageclass.kubernetes.io/is-default-class": "true"}}, "provisioner": "a.b/c"});
+        (CLASSES.default)("v1", &mut class);
+        assert_eq!((CLASSES.validate)(&class), []);
+        let row = (CLASSES.row)(&class, Timestamp::UNIX_EPOCH);
+        assert_eq!(row[..4], ["c (default)", "a.b/c", "Delete", "Immediate"].map(Value::from));
+        let context = WriteContext { now: Timestamp::UNIX_EPOCH, user: "u", groups: &[], subresource: "" };
+        let mut changed = class.clone();
+        changed["provisioner"] = json!("other");
+        let errors = (CLASSES.validate_update)(&context, &changed, &class);
+        assert_eq!(errors[0].to_string(), "provisioner: Forbidden: updates to provisioner are forbidden.");
+    }
+
+    #[test]
+    fn drivers_say_what_they_need() {
+        let mut driver = json!({"metadata": {"name": "d"}, "spec": {}});
+        (CSI_DRIVERS.default)("v1", &mut driver);
+        assert_eq!((CSI_DRIVERS.validate)(&driver), []);
+        let row = (CSI_DRIVERS.row)(&driver, Timestamp::UNIX_EPOCH);
+        assert_eq!(
+            row[1..7],
+            [json!(true), json!(false), json!(false), json!("<unset>"), json!(false), json!("Persistent")]
+        );
+    }
+}

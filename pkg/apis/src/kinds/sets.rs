@@ -15,12 +15,12 @@ use crate::names;
 pub(super) const STATEFUL_SETS: Rules = Rules {
     generation: true,
     default: default_stateful_set,
-    validate: |o| stateful_set(&At::root(o), None),
+    validate: |o| stateful_set(&At::root(o), true),
     validate_update: |context, new, old| match context.subresource {
         "status" => stateful_status(&At::root(new)),
         _ => {
             let (new, old) = (At::root(new), At::root(old));
-            let mut errors = stateful_set(&new, Some(&old));
+            let mut errors = stateful_set(&new, false);
             errors.extend(stateful_immutable(&new, &old));
             errors
         }
@@ -70,7 +70,8 @@ fn default_stateful_set(_version: &str, object: &mut Value) {
     default_template(spec);
 }
 
-fn stateful_set(object: &At<'_>, old: Option<&At<'_>>) -> Errors {
+/// `new`: it is being made; an old one may have a name that is no longer allowed.
+fn stateful_set(object: &At<'_>, new: bool) -> Errors {
     let mut errors = Vec::new();
     let spec = object.get("spec");
     one_of(&mut errors, &spec.get("podManagementPolicy"), &["OrderedReady", "Parallel"]);
@@ -105,7 +106,7 @@ fn stateful_set(object: &At<'_>, old: Option<&At<'_>>) -> Errors {
     non_negative(&mut errors, &spec.get("minReadySeconds"));
     non_negative(&mut errors, &spec.at(&["ordinals", "start"]));
     non_negative(&mut errors, &spec.get("revisionHistoryLimit"));
-    if spec.get("serviceName").present() && !spec.get("serviceName").is_empty() && old.is_none() {
+    if spec.get("serviceName").present() && !spec.get("serviceName").is_empty() && new {
         shape(
             &mut errors,
             &spec.get("serviceName"),
@@ -113,7 +114,7 @@ fn stateful_set(object: &At<'_>, old: Option<&At<'_>>) -> Errors {
         );
     }
     check_selector(&mut errors, &spec.get("selector"), "statefulset");
-    check_template(&mut errors, &spec, old.map(|o| o.get("spec")).as_ref());
+    check_template(&mut errors, &spec, "StatefulSet");
     errors
 }
 
@@ -170,11 +171,11 @@ fn stateful_status(object: &At<'_>) -> Errors {
 pub(super) const DAEMON_SETS: Rules = Rules {
     generation: true,
     default: default_daemon_set,
-    validate: |o| daemon_set(&At::root(o), None),
+    validate: |o| daemon_set(&At::root(o)),
     validate_update: |context, new, old| match context.subresource {
         "status" => daemon_status(&At::root(new)),
         _ => {
-            let mut errors = daemon_set(&At::root(new), Some(&At::root(old)));
+            let mut errors = daemon_set(&At::root(new));
             immutable_selector(&mut errors, new, old);
             errors
         }
@@ -228,11 +229,11 @@ fn default_daemon_set(_version: &str, object: &mut Value) {
     default_template(spec);
 }
 
-fn daemon_set(object: &At<'_>, old: Option<&At<'_>>) -> Errors {
+fn daemon_set(object: &At<'_>) -> Errors {
     let mut errors = Vec::new();
     let spec = object.get("spec");
     check_selector(&mut errors, &spec.get("selector"), "daemonset");
-    check_template(&mut errors, &spec, old.map(|o| o.get("spec")).as_ref());
+    check_template(&mut errors, &spec, "DaemonSet");
     non_negative(&mut errors, &spec.get("minReadySeconds"));
     let strategy = spec.get("updateStrategy");
     match strategy.get("type").text() {
@@ -277,4 +278,80 @@ fn daemon_status(object: &At<'_>) -> Errors {
         non_negative(&mut errors, &object.at(&["status", field]));
     }
     errors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use apimachinery::strategy::WriteContext;
+    use serde_json::json;
+
+    fn defaulted(rules: &Rules, patch: &Value) -> Value {
+        let mut object = json!({"metadata": {"name": "w"}, "spec": {"selector": {"matchLabels": {"a": "b"}},
+            "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}});
+        for (key, value) in patch.as_object().into_iter().flatten() {
+            object["spec"][key] = value.clone();
+        }
+        (rules.default)("v1", &mut object);
+        object
+    }
+
+    #[test]
+    fn both_have_upstreams_defaults() {
+        let set = defaulted(&STATEFUL_SETS, &json!({"volumeClaimTemplates": [{"metadata": {"name": "d"}}]}));
+        let spec = &set["spec"];
+        assert_eq!(spec["podManagementPolicy"], "OrderedReady");
+        assert_eq!(
+            spec["updateStrategy"],
+            json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 0}})
+        );
+        assert_eq!(
+            spec["persistentVolumeClaimRetentionPolicy"],
+            json!({"whenDeleted": "Retain", "whenScaled": "Retain"})
+        );
+        let claim = &spec["volumeClaimTemplates"][0];
+        assert_eq!(
+            (&claim["kind"], &claim["status"]["phase"]),
+            (&json!("PersistentVolumeClaim"), &json!("Pending"))
+        );
+        assert_eq!((STATEFUL_SETS.validate)(&set), []);
+        let set = defaulted(&DAEMON_SETS, &json!({}));
+        let rolling = json!({"maxUnavailable": 1, "maxSurge": 0});
+        assert_eq!(set["spec"]["updateStrategy"], json!({"type": "RollingUpdate", "rollingUpdate": rolling}));
+        assert_eq!((DAEMON_SETS.validate)(&set), []);
+    }
+
+    #[test]
+    fn a_daemon_set_rolls_one_way() {
+        for (unavailable, surge, expected) in [
+            (json!(1), json!(0), None),
+            (json!(0), json!("10%"), None),
+            (json!(1), json!(1), Some("may not be set when maxUnavailable is non-zero")),
+            (json!(0), json!(0), Some("cannot be 0 when maxSurge is 0")),
+        ] {
+            let rolling = json!({"maxUnavailable": unavailable, "maxSurge": surge});
+            let set = defaulted(
+                &DAEMON_SETS,
+                &json!({"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": rolling}}),
+            );
+            let texts: Vec<String> = (DAEMON_SETS.validate)(&set).iter().map(ToString::to_string).collect();
+            assert_eq!(texts.len(), usize::from(expected.is_some()), "{rolling} {texts:?}");
+            assert!(expected.is_none_or(|e| texts[0].ends_with(e)), "{texts:?}");
+        }
+    }
+
+    #[test]
+    fn a_stateful_set_changes_in_few_fields() {
+        let context =
+            WriteContext { now: jiff::Timestamp::UNIX_EPOCH, user: "u", groups: &[], subresource: "" };
+        let old = defaulted(&STATEFUL_SETS, &json!({"serviceName": "s"}));
+        for (patch, fine) in [
+            (json!({"serviceName": "s", "replicas": 5}), true),
+            (json!({"serviceName": "other"}), false),
+            (json!({"serviceName": "s", "podManagementPolicy": "Parallel"}), false),
+        ] {
+            let new = defaulted(&STATEFUL_SETS, &patch);
+            assert_eq!((STATEFUL_SETS.validate_update)(&context, &new, &old).is_empty(), fine, "{patch}");
+        }
+    }
 }

@@ -3,11 +3,11 @@
 use apimachinery::selectors::LabelSelector;
 
 use super::pod::validation;
-use crate::cursor::{At, Errors};
+use crate::cursor::{At, Errors, shape};
 use crate::names;
 
-/// Validates a pod template. `old` is the template being changed.
-pub(super) fn validate(errors: &mut Errors, template: &At<'_>, _old: Option<&At<'_>>) {
+/// Validates a pod template.
+pub(super) fn validate(errors: &mut Errors, template: &At<'_>) {
     let metadata = template.get("metadata");
     let labels = metadata.get("labels");
     apimachinery::objectmeta::labels(labels.value().and_then(|v| v.as_object()), &labels.path(), errors);
@@ -40,10 +40,7 @@ pub(super) fn int_or_percent(errors: &mut Errors, at: &At<'_>) {
             errors.push(at.invalid("must be greater than or equal to 0"));
         }
     } else if at.present() {
-        let problem = "must be an integer or percentage (e.g '5%')";
-        if !names::percent(at.text()).is_empty() {
-            errors.push(at.invalid(problem));
-        }
+        shape(errors, at, names::percent(at.text()));
     }
 }
 

@@ -22,11 +22,11 @@ pub(super) const HISTORY: i64 = 10;
 pub(super) const DEPLOYMENTS: Rules = Rules {
     generation: true,
     default: default_deployment,
-    validate: |o| deployment(&At::root(o), None),
+    validate: |o| deployment(&At::root(o)),
     validate_update: |context, new, old| match context.subresource {
         "status" => deployment_status(&At::root(new)),
         _ => {
-            let mut errors = deployment(&At::root(new), Some(&At::root(old)));
+            let mut errors = deployment(&At::root(new));
             immutable_selector(&mut errors, new, old);
             errors
         }
@@ -76,12 +76,12 @@ fn default_deployment(_version: &str, object: &mut Value) {
     default_template(spec);
 }
 
-fn deployment(object: &At<'_>, old: Option<&At<'_>>) -> Errors {
+fn deployment(object: &At<'_>) -> Errors {
     let mut errors = Vec::new();
     let spec = object.get("spec");
     non_negative(&mut errors, &spec.get("replicas"));
     check_selector(&mut errors, &spec.get("selector"), "deployment");
-    check_template(&mut errors, &spec, old.map(|o| o.get("spec")).as_ref());
+    check_template(&mut errors, &spec, "ReplicaSet");
     rolling_strategy(&mut errors, &spec.get("strategy"));
     non_negative(&mut errors, &spec.get("minReadySeconds"));
     non_negative(&mut errors, &spec.get("revisionHistoryLimit"));
@@ -165,24 +165,21 @@ pub(super) fn check_selector(errors: &mut Errors, selector: &At<'_>, kind: &str)
 }
 
 /// The template's labels match the selector, and its pods are restarted always.
-pub(super) fn check_template(errors: &mut Errors, spec: &At<'_>, old: Option<&At<'_>>) {
+pub(super) fn check_template(errors: &mut Errors, spec: &At<'_>, kind: &str) {
     let template = spec.get("template");
     let matches = template::selects(&spec.get("selector"), &template);
     if spec.get("selector").present() && !matches {
         let found = template.at(&["metadata", "labels"]);
         errors.push(found.invalid("`selector` does not match template `labels`"));
     }
-    template::validate(errors, &template, old.map(|o| o.get("template")).as_ref());
+    template::validate(errors, &template);
     let restart = template.at(&["spec", "restartPolicy"]);
     if restart.text() != "Always" {
         errors.push(restart.not_supported(&["Always"]));
     }
     if template.at(&["spec", "activeDeadlineSeconds"]).present() {
-        errors.push(
-            template
-                .at(&["spec", "activeDeadlineSeconds"])
-                .forbidden("activeDeadlineSeconds in ReplicaSet is not Supported"),
-        );
+        let deadline = template.at(&["spec", "activeDeadlineSeconds"]);
+        errors.push(deadline.forbidden(&format!("activeDeadlineSeconds in {kind} is not Supported")));
     }
 }
 
@@ -194,11 +191,11 @@ pub(super) const REPLICA_SETS: Rules = Rules {
             default_template(spec);
         }
     },
-    validate: |o| replica_set(&At::root(o), None, "deployment"),
+    validate: |o| replica_set(&At::root(o)),
     validate_update: |context, new, old| match context.subresource {
         "status" => replica_status(&At::root(new)),
         _ => {
-            let mut errors = replica_set(&At::root(new), Some(&At::root(old)), "deployment");
+            let mut errors = replica_set(&At::root(new));
             immutable_selector(&mut errors, new, old);
             errors
         }
@@ -234,13 +231,14 @@ fn replica_row(object: &Value, now: Timestamp, selector: Value) -> Vec<Value> {
     ]
 }
 
-fn replica_set(object: &At<'_>, old: Option<&At<'_>>, kind: &str) -> Errors {
+fn replica_set(object: &At<'_>) -> Errors {
     let mut errors = Vec::new();
     let spec = object.get("spec");
     non_negative(&mut errors, &spec.get("replicas"));
     non_negative(&mut errors, &spec.get("minReadySeconds"));
-    check_selector(&mut errors, &spec.get("selector"), kind);
-    check_template(&mut errors, &spec, old.map(|o| o.get("spec")).as_ref());
+    // upstream says deployment here as well
+    check_selector(&mut errors, &spec.get("selector"), "deployment");
+    check_template(&mut errors, &spec, "ReplicaSet");
     errors
 }
 
@@ -267,10 +265,10 @@ fn replica_status(object: &At<'_>) -> Errors {
 pub(super) const REPLICATION_CONTROLLERS: Rules = Rules {
     generation: true,
     default: default_controller,
-    validate: |o| replication_controller(&At::root(o), None),
-    validate_update: |context, new, old| match context.subresource {
+    validate: |o| replication_controller(&At::root(o)),
+    validate_update: |context, new, _| match context.subresource {
         "status" => replica_status(&At::root(new)),
-        _ => replication_controller(&At::root(new), Some(&At::root(old))),
+        _ => replication_controller(&At::root(new)),
     },
     warnings: |o, _| template::warnings(&At::root(o).at(&["spec", "template"])),
     orphan: true,
@@ -304,7 +302,7 @@ fn default_controller(_version: &str, object: &mut Value) {
     }
 }
 
-fn replication_controller(object: &At<'_>, old: Option<&At<'_>>) -> Errors {
+fn replication_controller(object: &At<'_>) -> Errors {
     let mut errors = Vec::new();
     let spec = object.get("spec");
     non_negative(&mut errors, &spec.get("minReadySeconds"));
@@ -323,7 +321,7 @@ fn replication_controller(object: &At<'_>, old: Option<&At<'_>>) -> Errors {
     if !selected {
         errors.push(labels.invalid("`selector` does not match template `labels`"));
     }
-    template::validate(&mut errors, &template, old.map(|o| o.at(&["spec", "template"])).as_ref());
+    template::validate(&mut errors, &template);
     let restart = template.at(&["spec", "restartPolicy"]);
     if restart.text() != "Always" {
         errors.push(restart.not_supported(&["Always"]));
@@ -338,8 +336,8 @@ pub(super) const POD_TEMPLATES: Rules = Rules {
             default_template(map);
         }
     },
-    validate: |o| pod_template(o, None),
-    validate_update: |_, new, old| pod_template(new, Some(old)),
+    validate: pod_template,
+    validate_update: |_, new, _| pod_template(new),
     warnings: |o, _| template::warnings(&At::root(o).get("template")),
     columns: &[("Name", "string"), ("Containers", "string"), ("Images", "string"), ("Pod Labels", "string")],
     row: |o, _| {
@@ -349,10 +347,9 @@ pub(super) const POD_TEMPLATES: Rules = Rules {
     ..DEFAULT
 };
 
-fn pod_template(object: &Value, old: Option<&Value>) -> Vec<FieldError> {
+fn pod_template(object: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    let old = old.map(|o| At::root(o).get("template"));
-    template::validate(&mut errors, &At::root(object).get("template"), old.as_ref());
+    template::validate(&mut errors, &At::root(object).get("template"));
     errors
 }
 
@@ -391,4 +388,111 @@ fn controller_revision(object: &At<'_>) -> Errors {
     }
     non_negative(&mut errors, &object.get("revision"));
     errors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A defaulted object of a kind, with its spec changed.
+    fn defaulted(rules: &Rules, patch: &Value) -> Value {
+        let mut object = json!({"metadata": {"name": "w"}, "spec": {"selector": {"matchLabels": {"a": "b"}},
+            "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}});
+        for (key, value) in patch.as_object().into_iter().flatten() {
+            object["spec"][key] = value.clone();
+        }
+        (rules.default)("v1", &mut object);
+        object
+    }
+
+    fn problems(rules: &Rules, patch: Value) -> Vec<String> {
+        (rules.validate)(&defaulted(rules, &patch)).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn deployments_have_upstreams_defaults() {
+        let deployment = defaulted(&DEPLOYMENTS, &json!({}));
+        let spec = &deployment["spec"];
+        assert_eq!((&spec["replicas"], &spec["revisionHistoryLimit"]), (&json!(1), &json!(10)));
+        assert_eq!(
+            spec["strategy"],
+            json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "25%", "maxSurge": "25%"}})
+        );
+        let recreate = defaulted(&DEPLOYMENTS, &json!({"strategy": {"type": "Recreate"}}));
+        assert_eq!(recreate["spec"]["strategy"], json!({"type": "Recreate"}));
+        assert_eq!((DEPLOYMENTS.validate)(&recreate), []);
+    }
+
+    #[test]
+    fn problems_have_upstreams_words() {
+        for (rules, patch, expected) in [
+            (&DEPLOYMENTS, json!({}), None),
+            (&REPLICA_SETS, json!({}), None),
+            (
+                &DEPLOYMENTS,
+                json!({"selector": {"matchLabels": {"a": "c"}}}),
+                Some(
+                    "spec.template.metadata.labels: Invalid value: {\"a\":\"b\"}: `selector` does not match template `labels`",
+                ),
+            ),
+            (
+                &DEPLOYMENTS,
+                json!({"selector": {}}),
+                Some("spec.selector: Invalid value: {}: empty selector is invalid for deployment"),
+            ),
+            (
+                &DEPLOYMENTS,
+                json!({"strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 0}}}),
+                Some(
+                    "spec.strategy.rollingUpdate.maxUnavailable: Invalid value: 0: may not be 0 when `maxSurge` is 0",
+                ),
+            ),
+            (
+                &DEPLOYMENTS,
+                json!({"strategy": {"type": "Recreate", "rollingUpdate": {"maxSurge": 1}}}),
+                Some(
+                    "spec.strategy.rollingUpdate: Forbidden: may not be specified when strategy `type` is 'Recreate'",
+                ),
+            ),
+            (
+                &DEPLOYMENTS,
+                json!({"progressDeadlineSeconds": 5, "minReadySeconds": 5}),
+                Some("spec.progressDeadlineSeconds: Invalid value: 5: must be greater than minReadySeconds"),
+            ),
+            (
+                &REPLICA_SETS,
+                json!({"template": {"metadata": {"labels": {"a": "b"}},
+                    "spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}),
+                Some(
+                    "spec.template.spec.restartPolicy: Unsupported value: \"Never\": supported values: \"Always\"",
+                ),
+            ),
+        ] {
+            let found = problems(rules, patch.clone());
+            assert_eq!(found, expected.into_iter().map(str::to_owned).collect::<Vec<_>>(), "{patch}");
+        }
+    }
+
+    #[test]
+    fn a_controller_takes_labels_and_selector_from_its_template() {
+        let mut object = json!({"metadata": {"name": "rc"}, "spec": {"template": {"metadata": {"labels": {"a": "b"}},
+            "spec": {"containers": [{"name": "c", "image": "i"}]}}}});
+        (REPLICATION_CONTROLLERS.default)("v1", &mut object);
+        assert_eq!(object["spec"]["selector"], json!({"a": "b"}));
+        assert_eq!(object["metadata"]["labels"], json!({"a": "b"}));
+        assert_eq!((REPLICATION_CONTROLLERS.validate)(&object), []);
+    }
+
+    #[test]
+    fn rows() {
+        let mut object = defaulted(&DEPLOYMENTS, &json!({"replicas": 3}));
+        object["status"] = json!({"readyReplicas": 2, "updatedReplicas": 3, "availableReplicas": 2});
+        let row = (DEPLOYMENTS.row)(&object, Timestamp::UNIX_EPOCH);
+        assert_eq!(row[1..4], [json!("2/3"), json!(3), json!(2)]);
+        assert_eq!(row[5..], [json!("c"), json!("i"), json!("a=b")]);
+        let revision = json!({"metadata": {"name": "r", "ownerReferences": [{"controller": true, "kind": "DaemonSet",
+            "apiVersion": "apps/v1", "name": "ds"}]}, "revision": 2});
+        let row = (CONTROLLER_REVISIONS.row)(&revision, Timestamp::UNIX_EPOCH);
+        assert_eq!(row[1..3], [json!("daemonset.apps/ds"), json!("2")]);
+    }
 }

@@ -307,7 +307,7 @@ fn value_from(errors: &mut Errors, from: &At<'_>, has_value: bool) {
     if count == 0 {
         errors.push(from.invalid_value(
             "",
-            "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`",
+            "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`",
         ));
     } else if has_value {
         errors.push(from.invalid_value("", "may not be specified when `value` is not empty"));
