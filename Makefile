@@ -5,7 +5,6 @@ SHELL := /bin/bash
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 RELEASE := $(TARGET)/release
-STATIC_HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 IMAGES := $(TARGET)/images
 TOOLS := $(TARGET)/tools
 KUBECTL_VERSION ?= 1.36.4
@@ -52,16 +51,19 @@ test: packages-test ## All tests: unit, integration, end to end on a sample
 	$(MAKE) e2e
 
 .PHONY: images
-images: packages-build ## Test images as OCI archives
-	@hack/install-packages.sh test
-	RUSTFLAGS="-Ctarget-feature=+crt-static" cargo build --release --locked -p images --bin testserver --target $(STATIC_HOST)
-	cargo run --release --locked -q -p images --bin make-images -- $(IMAGES) $(TARGET)/$(STATIC_HOST)/release/testserver
+images: packages-test ## Test images as OCI archives
+	@mkdir -p $(IMAGES)
+	rustc --edition=2024 -Copt-level=s -Cpanic=abort -Cstrip=symbols -Ctarget-feature=+crt-static \
+	  -o $(IMAGES)/testserver test/images/src/testserver.rs
+	cargo run --locked -q -p images --bin make-images -- $(IMAGES) $(IMAGES)/testserver
 
+# The build for debugging is the one that tests drive: it is made in a fraction of the time.
 .PHONY: e2e
-e2e: packages-test kubewright images ## End-to-end tests: kubectl against a three-node cluster, both stores
-	KUBEWRIGHT=$(abspath $(RELEASE))/kubewright IMAGES=$(abspath $(IMAGES)) \
+e2e: packages-test images ## End-to-end tests: kubectl against a three-node cluster, both stores
+	cargo build --locked -p kubewright
+	KUBEWRIGHT=$(abspath $(TARGET))/debug/kubewright IMAGES=$(abspath $(IMAGES)) \
 	  KUBECTL=$$(hack/kubectl.sh $(KUBECTL_VERSION) $(abspath $(TOOLS))) \
-	  cargo test --release --locked -p e2e -- --test-threads=1 --nocapture
+	  cargo test --locked -p e2e -- --test-threads=1 --nocapture
 
 .PHONY: bench
 bench: packages-test kubewright images ## Measure start, latency and footprint of a cluster
