@@ -197,3 +197,81 @@ impl Connector {
         Ok(sender.send_request(request).await?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use component::pki::{Ca, Host};
+    use component::serving::{ConnInfo, Limits, serve};
+    use component::tls::{ServerCertificate, roots, server_config};
+    use http_body_util::BodyExt;
+    use rustls::pki_types::PrivateKeyDer;
+    use rustls::pki_types::pem::PemObject;
+
+    /// A kubelet on loopback that says how many certificates its client showed.
+    async fn kubelet(ca: &Ca, shutdown: CancellationToken) -> Location {
+        let serving = ca
+            .issue_server("kubelet", None, &[Host::Ip("127.0.0.1".parse().expect("ip"))])
+            .expect("certificate");
+        let certificate =
+            ServerCertificate::fixed(serving.cert.as_bytes(), serving.key.as_bytes()).expect("key");
+        let trusted = roots(ca.pem().cert.as_bytes()).expect("roots");
+        let tls = server_config(certificate, Some(trusted)).expect("configuration");
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let port = listener.local_addr().expect("address").port();
+        let handler = |request: Request<Body>| -> futures::future::BoxFuture<'static, Response<Body>> {
+            let shown = request.extensions().get::<Arc<ConnInfo>>().map_or(0, |info| info.certificates.len());
+            Box::pin(async move { Response::new(component::http::full(shown.to_string())) })
+        };
+        tokio::spawn(serve(listener, Some(tls), Arc::new(handler), Limits::default(), shutdown));
+        Location {
+            secure: true,
+            host: "127.0.0.1".into(),
+            port,
+            path: "/healthz".into(),
+            query: String::new(),
+            trust: Trust::Kubelet,
+        }
+    }
+
+    async fn ask(
+        config: &KubeletConfig,
+        location: &Location,
+        shutdown: &CancellationToken,
+    ) -> Result<String, String> {
+        let connector = Connector::new(config, shutdown.clone()).expect("connector");
+        let request = Request::builder().uri("/healthz").body(component::http::empty()).expect("request");
+        let answer = connector.send(location, request).await.map_err(|e| e.to_string())?;
+        let body = answer.into_body().collect().await.map_err(|e| e.to_string())?.to_bytes();
+        Ok(String::from_utf8_lossy(&body).into_owned())
+    }
+
+    #[tokio::test]
+    async fn kubelets_are_checked_and_shown_a_certificate() {
+        component::install_crypto();
+        let shutdown = CancellationToken::new();
+        let (ours, theirs) = (Ca::new("ours").expect("ca"), Ca::new("theirs").expect("ca"));
+        let location = kubelet(&ours, shutdown.clone()).await;
+        let client =
+            ours.issue_client("kube-apiserver-kubelet-client", Some("system:masters")).expect("certificate");
+        let chain = CertificateDer::pem_slice_iter(client.cert.as_bytes())
+            .collect::<Result<Vec<_>, _>>()
+            .expect("chain");
+        let key = PrivateKeyDer::from_pem_slice(client.key.as_bytes()).expect("key");
+        let config = |ca: Option<&Ca>| KubeletConfig {
+            client: Some((chain.clone(), key.clone_key())),
+            ca: ca.map(|ca| roots(ca.pem().cert.as_bytes()).expect("roots")),
+            ..KubeletConfig::default()
+        };
+        assert_eq!(ask(&config(Some(&ours)), &location, &shutdown).await.as_deref(), Ok("1"));
+        assert_eq!(ask(&config(None), &location, &shutdown).await.as_deref(), Ok("1"));
+        let refused = ask(&config(Some(&theirs)), &location, &shutdown).await.expect_err("another CA");
+        assert!(refused.starts_with("tls: "), "{refused}");
+        let unchecked = Location { trust: Trust::KubeletUnchecked, ..location.clone() };
+        assert_eq!(ask(&config(Some(&theirs)), &unchecked, &shutdown).await.as_deref(), Ok("1"));
+        // what is no kubelet never sees our certificate
+        let anything = Location { trust: Trust::Anything, ..location };
+        assert_eq!(ask(&config(None), &anything, &shutdown).await.as_deref(), Ok("0"));
+        shutdown.cancel();
+    }
+}

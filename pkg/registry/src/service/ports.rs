@@ -239,4 +239,16 @@ mod tests {
         let service = json!({"spec": {"ports": [{"nodePort": 30001}, {"port": 80}, {"nodePort": 30001}], "healthCheckNodePort": 30002}});
         assert_eq!(ports_of(&service), [30001, 30002].into());
     }
+
+    proptest::proptest! {
+        #[test]
+        fn bitmaps_round_trip(start in 1_u16..60_000, size in 0_u16..5_000, ports in proptest::collection::btree_set(0_u16..5_000, 0..50)) {
+            let range = start..=start.saturating_add(size);
+            let taken: Taken = ports.into_iter().filter_map(|p| start.checked_add(p)).filter(|p| range.contains(p)).collect();
+            proptest::prop_assert_eq!(decode(&range, &encode(&range, &taken)), Some(taken.clone()));
+            if let Some(free) = free_port(&range, &taken, &mut rand::rngs::StdRng::seed_from_u64(1)) {
+                proptest::prop_assert!(range.contains(&free) && !taken.contains(&free));
+            }
+        }
+    }
 }

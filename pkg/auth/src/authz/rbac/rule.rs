@@ -172,6 +172,7 @@ pub fn missing(owned: &[PolicyRule], wanted: &[PolicyRule]) -> Vec<PolicyRule> {
 mod tests {
     use super::*;
     use crate::user::UserInfo;
+    use proptest::prelude::*;
 
     pub(crate) fn rule(verbs: &[&str], groups: &[&str], resources: &[&str], names: &[&str]) -> PolicyRule {
         let list = |items: &[&str]| items.iter().map(|i| (*i).to_owned()).collect();
@@ -267,6 +268,55 @@ mod tests {
             let texts: Vec<String> =
                 missing(&owned, std::slice::from_ref(&wanted)).iter().map(PolicyRule::compact).collect();
             assert_eq!(texts.join("\n"), expected, "{}", wanted.compact());
+        }
+    }
+
+    fn any_list(words: &'static [&'static str]) -> impl Strategy<Value = Vec<String>> {
+        proptest::collection::vec(proptest::sample::select(words).prop_map(str::to_owned), 0..3)
+    }
+
+    /// Rules are about resources or about paths: validation refuses both in one.
+    fn any_rule() -> impl Strategy<Value = PolicyRule> {
+        let verbs = any_list(&["*", "get", "list"]);
+        let groups = any_list(&["*", "", "apps"]);
+        let resources = any_list(&["*", "pods", "pods/log", "*/scale", "rs/scale"]);
+        let names = any_list(&["a", "b"]);
+        let urls = any_list(&["*", "/api", "/api/*", "/x"]);
+        (verbs, groups, resources, names, urls, any::<bool>()).prop_map(
+            |(verbs, api_groups, resources, resource_names, non_resource_urls, paths)| {
+                if paths {
+                    PolicyRule { verbs, non_resource_urls, ..PolicyRule::default() }
+                } else {
+                    PolicyRule { api_groups, resources, resource_names, verbs, ..PolicyRule::default() }
+                }
+            },
+        )
+    }
+
+    proptest! {
+        /// Covering is what stands between a user and rights they do not have: what is covered must be allowed.
+        #[test]
+        fn what_is_covered_is_allowed(owned in proptest::collection::vec(any_rule(), 0..3), wanted in any_rule()) {
+            prop_assert!(missing(std::slice::from_ref(&wanted), std::slice::from_ref(&wanted)).is_empty());
+            if !missing(&owned, std::slice::from_ref(&wanted)).is_empty() {
+                return Ok(());
+            }
+            let user = UserInfo::default();
+            for verb in ["get", "list", "delete"] {
+                for group in ["", "apps", "other"] {
+                    for resource in ["pods", "pods/log", "rs/scale", "pods/scale", "other"] {
+                        for name in ["", "a", "b", "c"] {
+                            let attributes = Attributes::resource(&user, verb, group, resource, "ns", name);
+                            let held = owned.iter().any(|rule| rule.allows(&attributes));
+                            prop_assert!(held || !wanted.allows(&attributes), "{verb} {group} {resource} {name}");
+                        }
+                    }
+                }
+                for path in ["/api", "/api/v1", "/x", "/y"] {
+                    let attributes = Attributes::non_resource(&user, verb, path);
+                    prop_assert!(owned.iter().any(|rule| rule.allows(&attributes)) || !wanted.allows(&attributes));
+                }
+            }
         }
     }
 }
