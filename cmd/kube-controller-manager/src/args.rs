@@ -1,17 +1,17 @@
 //! Upstream's flags, read into a [`Config`]. Flags that are not here are refused, as are values that are not supported.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use auth::service_account::token::sign;
+use auth::service_account::{Claims, SigningKey};
 use clap::ArgAction;
-use client::leaderelection::LeaderElection;
 use component::flags::GoDuration;
 use controller::Config;
-use controller::config::{Concurrency, NodeMonitor, SigningCa};
+use controller::config::{Concurrency, NodeMonitor, SignToken, SigningCa};
 use ipnet::IpNet;
 
 /// Flags of kube-controller-manager.
@@ -37,30 +37,11 @@ pub(crate) struct Args {
     #[arg(long, value_delimiter = ',', default_value = "*", allow_hyphen_values = true)]
     controllers: Vec<String>,
 
-    /// The IP address on which to listen for the --secure-port port
-    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::UNSPECIFIED))]
-    pub(crate) bind_address: IpAddr,
     /// The port on which to serve HTTPS; 0 serves none
     #[arg(long, default_value_t = 10257)]
     pub(crate) secure_port: u16,
-    /// File containing the x509 certificate for HTTPS; a self-signed one is made without it
-    #[arg(long, requires = "tls_private_key_file")]
-    pub(crate) tls_cert_file: Option<PathBuf>,
-    /// File containing the x509 private key matching --tls-cert-file
-    #[arg(long, requires = "tls_cert_file")]
-    pub(crate) tls_private_key_file: Option<PathBuf>,
-    /// Authorities whose client certificates are accepted
-    #[arg(long)]
-    pub(crate) client_ca_file: Option<PathBuf>,
-    /// kubeconfig allowed to create tokenreviews; without it bearer tokens are refused
-    #[arg(long)]
-    pub(crate) authentication_kubeconfig: Option<PathBuf>,
-    /// kubeconfig allowed to create subjectaccessreviews; without it only members of system:masters are let in
-    #[arg(long)]
-    pub(crate) authorization_kubeconfig: Option<PathBuf>,
-    /// Paths served without asking who is there
-    #[arg(long, value_delimiter = ',', default_value = "/healthz,/readyz,/livez")]
-    pub(crate) authorization_always_allow_paths: Vec<String>,
+    #[command(flatten)]
+    pub(crate) serving: daemon::serving::Flags,
 
     /// Should CIDRs for pods be allocated and set on the nodes
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, action = ArgAction::Set)]
@@ -125,7 +106,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     concurrency: ConcurrencyArgs,
     #[command(flatten)]
-    election: ElectionArgs,
+    election: daemon::election::Flags,
     #[command(flatten)]
     pub(crate) logs: component::logs::Options,
 }
@@ -170,53 +151,6 @@ concurrency! {
     concurrent_ttl_after_finished_syncs => ttl_after_finished = 5,
 }
 
-/// Leader election.
-#[derive(Debug, clap::Args)]
-#[expect(clippy::struct_field_names, reason = "the names are the flags")]
-struct ElectionArgs {
-    /// Gain leadership before executing the main loop
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = true, action = ArgAction::Set)]
-    leader_elect: bool,
-    /// How long non-leaders wait after the last renewal they saw
-    #[arg(long, default_value = "15s")]
-    leader_elect_lease_duration: GoDuration,
-    /// How long the leader tries to renew before it stops leading
-    #[arg(long, default_value = "10s")]
-    leader_elect_renew_deadline: GoDuration,
-    /// Time between attempts to acquire or renew
-    #[arg(long, default_value = "2s")]
-    leader_elect_retry_period: GoDuration,
-    /// The type of resource used for locking
-    #[arg(long, default_value = "leases", value_parser = ["leases"])]
-    leader_elect_resource_lock: String,
-    /// Namespace of the lease
-    #[arg(long, default_value = "kube-system")]
-    leader_elect_resource_namespace: String,
-}
-
-impl ElectionArgs {
-    fn election(&self) -> anyhow::Result<Option<LeaderElection>> {
-        if !self.leader_elect {
-            return Ok(None);
-        }
-        let identity = format!("{}_{}", client::config::host_name(), uuid::Uuid::new_v4());
-        let election = LeaderElection {
-            namespace: self.leader_elect_resource_namespace.clone(),
-            lease_duration: self.leader_elect_lease_duration.0,
-            renew_deadline: self.leader_elect_renew_deadline.0,
-            retry_period: self.leader_elect_retry_period.0,
-            ..LeaderElection::new("kube-controller-manager", identity)
-        };
-        if election.lease_duration <= election.renew_deadline {
-            bail!("leaseDuration must be greater than renewDeadline");
-        }
-        if election.renew_deadline <= election.retry_period.mul_f64(1.2) {
-            bail!("renewDeadline must be greater than retryPeriod*JitterFactor");
-        }
-        Ok(Some(election))
-    }
-}
-
 fn text(path: Option<&Path>) -> anyhow::Result<Option<String>> {
     path.map(|path| std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display())))
         .transpose()
@@ -244,7 +178,7 @@ impl Args {
             node_cidr_mask_v6: mask_v6,
             service_cidrs: self.service_cluster_ip_range.clone(),
             root_ca_pem: text(self.root_ca_file.as_deref())?,
-            service_account_key_pem: text(self.service_account_private_key_file.as_deref())?,
+            sign_token: self.sign_token()?,
             signing,
             node_monitor: NodeMonitor {
                 period: self.node_monitor_period.0.max(Duration::from_millis(100)),
@@ -256,9 +190,18 @@ impl Args {
                 unhealthy_zone: self.unhealthy_zone_threshold,
             },
             terminated_pod_gc_threshold: self.terminated_pod_gc_threshold,
-            leader_election: self.election.election()?,
+            leader_election: self.election.election("kube-controller-manager")?,
             client_for,
         })
+    }
+
+    fn sign_token(&self) -> anyhow::Result<Option<SignToken>> {
+        let Some(pem) = text(self.service_account_private_key_file.as_deref())? else { return Ok(None) };
+        let key = SigningKey::from_pem(pem.as_bytes()).context("--service-account-private-key-file")?;
+        Ok(Some(Arc::new(move |claims: &serde_json::Value| {
+            let claims: Claims = serde_json::from_value(claims.clone()).map_err(|error| error.to_string())?;
+            sign(&claims, &key).map_err(|error| error.to_string())
+        })))
     }
 
     fn masks(&self) -> anyhow::Result<(u8, u8)> {
@@ -342,7 +285,7 @@ mod tests {
         assert_eq!(args.masks().expect("valid"), (24, 64));
         assert_eq!(args.controllers, ["*", "-endpoints-controller"]);
         assert_eq!(args.concurrency.concurrency().deployment, 7);
-        assert!(args.election.election().expect("valid").is_none());
+        assert!(args.election.election("kube-controller-manager").expect("valid").is_none());
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! The kube-controller-manager binary: flags to configuration to run.
 
 mod args;
-mod serving;
 
 use anyhow::Context as _;
 use clap::Parser as _;
 use client::config::{ClientOptions, client_from};
+use component::metrics::Metrics;
+use daemon::serving::Server;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -36,7 +37,9 @@ async fn run(args: args::Args) -> anyhow::Result<()> {
     };
     let client = client_from(&options).await.context("cannot configure the client")?;
     let config = args.config().await?;
-    let server = serving::Server::bind(&args).await?;
+    let metrics = Metrics::new();
+    metrics.register(client::metrics::register);
+    let server = Server::bind("kube-controller-manager", &args.serving, args.secure_port, metrics).await?;
     let serving = tokio::spawn(server.run(shutdown.clone()));
     let result = controller::run(config, client, shutdown.clone()).await;
     shutdown.cancel();

@@ -166,7 +166,7 @@ impl Cluster {
 
     /// HTTP from a machine's own network: the body of the answer.
     pub fn fetch_from(&self, machine: &str, url: &str) -> anyhow::Result<String> {
-        self.run_on(machine, ["busybox", "wget", "-q", "-T", "3", "-O", "-", url])
+        self.run_on(machine, ["busybox", "timeout", "5", "busybox", "wget", "-q", "-O", "-", url])
     }
 
     /// A program in a node's file system and processes; it must succeed.

@@ -84,7 +84,9 @@ pub fn main(topics: &[Topic], arguments: impl IntoIterator<Item = String>) -> an
     let options = Options::parse(arguments)?;
     if options.list {
         for storage in [Storage::Embedded, Storage::Etcd] {
-            topics.iter().for_each(|topic| println!("{}: test", full_name(storage, topic)));
+            for topic in topics {
+                println!("{}: test", full_name(storage, topic));
+            }
         }
         return Ok(true);
     }
@@ -99,7 +101,7 @@ pub fn main(topics: &[Topic], arguments: impl IntoIterator<Item = String>) -> an
         }
     }
     for (name, error) in &failed {
-        println!("\n---- {name} ----\n{error:?}");
+        println!("\n---- {name} ----\n{error:#}");
     }
     let seconds = started.elapsed().as_secs_f64();
     println!("\n{} topics passed, {} failed, in {seconds:.1} s", count - failed.len(), failed.len());

@@ -72,7 +72,7 @@ fn logs(context: &Context<'_>) -> anyhow::Result<()> {
     let tail = kubectl.run("logs chatter --tail=2")?;
     ensure!(tail.lines().count() == 2, "{tail}");
     let stamped = kubectl.run("logs chatter --timestamps --tail=1")?;
-    ensure!(stamped.contains("T") && stamped.contains("Z line "), "{stamped}");
+    ensure!(stamped.contains('T') && stamped.contains("Z line "), "{stamped}");
     let limited = kubectl.run("logs chatter --limit-bytes=6")?;
     ensure!(limited == "line 0", "{limited:?}");
 

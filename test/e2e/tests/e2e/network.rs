@@ -21,7 +21,8 @@ pub(crate) fn run(context: &Context<'_>) -> anyhow::Result<()> {
     let port = kubectl.value("service/web", ".spec.ports[0].nodePort")?;
     ensure!(port.parse::<u16>().is_ok_and(|p| (30000..=32767).contains(&p)), "node port {port}");
 
-    let from_pod = |url: &str| kubectl.run(["exec", "client", "--", "wget", "-q", "-T", "3", "-O", "-", url]);
+    let from_pod =
+        |url: &str| kubectl.run(["exec", "client", "--", "timeout", "5", "wget", "-q", "-O", "-", url]);
     let pods: BTreeSet<String> = names(kubectl)?;
     ensure!(pods.len() == 3, "{pods:?}");
 
@@ -124,7 +125,8 @@ fn readiness(context: &Context<'_>, address: &str) -> anyhow::Result<()> {
         SHORT,
     )?;
     eventually("no traffic for it", SHORT, || {
-        let script = format!("for i in $(seq 30); do wget -q -T 3 -O - http://{address}/ || exit 1; done");
+        let script =
+            format!("for i in $(seq 30); do timeout 5 wget -q -O - http://{address}/ || exit 1; done");
         let all = kubectl.run(["exec", "client", "--", "sh", "-c", &script])?;
         ensure!(!all.contains(&failing), "{all}");
         ensure!(all.lines().count() == 30, "{all}");

@@ -15,7 +15,7 @@ struct Prober(Running);
 impl Prober {
     fn start(context: &Context<'_>, node: &str, address: &str) -> anyhow::Result<Self> {
         let script = format!(
-            "while busybox wget -q -T 2 -O /dev/null http://{address}/; do echo answered; busybox sleep 0.05; done; echo BROKEN"
+            "while busybox timeout 2 busybox wget -q -O /dev/null http://{address}/; do echo answered; busybox sleep 0.05; done; echo BROKEN"
         );
         let mut prober = Self(context.cluster.start_on(node, ["busybox", "sh", "-c", &script])?);
         prober.undisturbed(5)?;

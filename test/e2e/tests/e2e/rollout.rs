@@ -28,7 +28,7 @@ pub(crate) fn run(context: &Context<'_>) -> anyhow::Result<()> {
     let pod = kubectl.run(
         "get pods -l app=web --field-selector status.phase=Running -o jsonpath={.items[0].metadata.name}",
     )?;
-    let colour = kubectl.run(["exec", &pod, "--", "printenv", "COLOUR"])?;
+    let colour = kubectl.run(["exec", &pod, "--", "sh", "-c", "echo $COLOUR"])?;
     ensure!(colour == "blue\n", "{colour}");
 
     // An image that no node has: the rollout stops before it harms, and is undone.

@@ -1,6 +1,7 @@
-//! Port 10257: health for everybody, metrics for those the API server lets read them.
+//! The secured port: health for everybody, metrics for those the API server lets read them.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -22,14 +23,38 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::args::Args;
-
 const TOKEN_REVIEWS: ResourceId =
     ResourceId::cluster("authentication.k8s.io", "v1", "tokenreviews", "TokenReview");
 const ACCESS_REVIEWS: ResourceId =
     ResourceId::cluster("authorization.k8s.io", "v1", "subjectaccessreviews", "SubjectAccessReview");
 /// Members may do anything, without the API server being asked.
 const MASTERS: &str = "system:masters";
+
+/// Flags of the secured port; `--secure-port` is beside them, as its default differs.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Flags {
+    /// The IP address on which to listen for the --secure-port port
+    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::UNSPECIFIED))]
+    pub bind_address: IpAddr,
+    /// File containing the x509 certificate for HTTPS; a self-signed one is made without it
+    #[arg(long, requires = "tls_private_key_file")]
+    pub tls_cert_file: Option<PathBuf>,
+    /// File containing the x509 private key matching --tls-cert-file
+    #[arg(long, requires = "tls_cert_file")]
+    pub tls_private_key_file: Option<PathBuf>,
+    /// Authorities whose client certificates are accepted
+    #[arg(long)]
+    pub client_ca_file: Option<PathBuf>,
+    /// kubeconfig allowed to create tokenreviews; without it bearer tokens are refused
+    #[arg(long)]
+    pub authentication_kubeconfig: Option<PathBuf>,
+    /// kubeconfig allowed to create subjectaccessreviews; without it only members of system:masters are let in
+    #[arg(long)]
+    pub authorization_kubeconfig: Option<PathBuf>,
+    /// Paths served without asking who is there
+    #[arg(long, value_delimiter = ',', default_value = "/healthz,/readyz,/livez")]
+    pub authorization_always_allow_paths: Vec<String>,
+}
 
 /// Answers requests.
 struct Endpoints {
@@ -42,16 +67,19 @@ struct Endpoints {
 }
 
 /// The listening server.
-pub(crate) struct Server {
+pub struct Server {
     bound: Option<(TcpListener, Arc<rustls::ServerConfig>)>,
     handler: Arc<Endpoints>,
 }
 
 impl Server {
-    /// Listens, unless `--secure-port` is 0.
-    pub(crate) async fn bind(args: &Args) -> anyhow::Result<Self> {
-        let metrics = Metrics::new();
-        metrics.register(client::metrics::register);
+    /// Listens, unless the port is 0. `metrics` is what `/metrics` shows.
+    pub async fn bind(
+        component: &'static str,
+        args: &Flags,
+        port: u16,
+        metrics: Metrics,
+    ) -> anyhow::Result<Self> {
         let roots = args.client_ca_file.as_deref().map(tls::read).transpose()?;
         let certificates = match &roots {
             Some(pem) => {
@@ -66,11 +94,11 @@ impl Server {
             checks: Checks::new(),
             metrics,
             certificates,
-            tokens: reviewer(args.authentication_kubeconfig.as_ref()).await?,
-            access: reviewer(args.authorization_kubeconfig.as_ref()).await?,
+            tokens: reviewer(component, args.authentication_kubeconfig.as_ref()).await?,
+            access: reviewer(component, args.authorization_kubeconfig.as_ref()).await?,
             open: args.authorization_always_allow_paths.clone(),
         });
-        if args.secure_port == 0 {
+        if port == 0 {
             return Ok(Self { bound: None, handler });
         }
         let certificate = match (&args.tls_cert_file, &args.tls_private_key_file) {
@@ -83,28 +111,28 @@ impl Server {
         };
         let roots = roots.as_deref().map(tls::roots).transpose()?;
         let config = tls::server_config(certificate, roots)?;
-        let address = SocketAddr::new(args.bind_address, args.secure_port);
+        let address = SocketAddr::new(args.bind_address, port);
         let listener =
             TcpListener::bind(address).await.with_context(|| format!("failed to listen on {address}"))?;
         Ok(Self { bound: Some((listener, config)), handler })
     }
 
     /// Serves until shutdown.
-    pub(crate) async fn run(self, shutdown: CancellationToken) {
+    pub async fn run(self, shutdown: CancellationToken) {
         if let Some((listener, config)) = self.bound {
             serve(listener, Some(config), self.handler, Limits::default(), shutdown).await;
         }
     }
 }
 
-async fn reviewer(kubeconfig: Option<&std::path::PathBuf>) -> anyhow::Result<Option<Rest>> {
+async fn reviewer(component: &'static str, kubeconfig: Option<&PathBuf>) -> anyhow::Result<Option<Rest>> {
     let Some(kubeconfig) = kubeconfig else { return Ok(None) };
     let options = ClientOptions {
         kubeconfig: Some(kubeconfig.clone()),
-        component: "kube-controller-manager".into(),
+        component: component.into(),
         ..ClientOptions::default()
     };
-    Ok(Some(Rest::new(client_from(&options).await?, "kube-controller-manager")))
+    Ok(Some(Rest::new(client_from(&options).await?, component)))
 }
 
 /// Who asks, as a SubjectAccessReview names them.
