@@ -158,7 +158,7 @@ async fn exact_revisions_are_served_while_they_are_known() {
     assert_eq!(Status::from(error).code, 410);
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn revisions_are_waited_for_but_not_for_ever() {
     let world = World::new().await;
     let now = world.put("a", "x", "1").await;
@@ -168,6 +168,7 @@ async fn revisions_are_waited_for_but_not_for_ever() {
         assert_eq!(world.cache.list(&at(version)).await.unwrap().items.len(), 1);
     }
     let later = Revision(now.0 + 1);
+    tokio::time::pause();
     for version in [ReadVersion::NotOlderThan(later), ReadVersion::Exact(later)] {
         let error = world.cache.list(&at(version)).await.unwrap_err();
         assert_eq!(error.to_string(), format!("Too large resource version: {later}, current: {now}"));
@@ -176,6 +177,7 @@ async fn revisions_are_waited_for_but_not_for_ever() {
         assert_eq!((status.code, details.retry_after_seconds), (504, 1));
         assert_eq!(details.causes[0].reason, "ResourceVersionTooLarge");
     }
+    tokio::time::resume();
     let (waited, written) =
         tokio::join!(world.cache.get("a", "y", ReadVersion::NotOlderThan(later)), world.put("a", "y", "2"));
     assert_eq!(waited.unwrap().unwrap().revision(), written);
@@ -217,7 +219,7 @@ async fn bytes_are_those_of_the_store() {
     assert!(matches!(attempt.put("{}".into(), None).await.unwrap(), Outcome::Done(Revision(3))));
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn encodings_are_made_once_and_let_go_when_unused() {
     let world = World::with(|config| config.representation_bytes = 500).await;
     world.put("a", "x", "1").await;
@@ -234,11 +236,14 @@ async fn encodings_are_made_once_and_let_go_when_unused() {
     encode(&y);
     assert!(never(&y).is_err(), "beyond the budget nothing is kept");
     assert_eq!(world.cache.stats().representation_bytes, 400);
+    tokio::time::pause();
     tokio::time::sleep(Duration::from_secs(120)).await;
     assert_eq!(world.cache.stats().representation_bytes, 0);
     encode(&y);
     drop((x, y));
+    tokio::time::resume();
     world.delete("a", "y").await;
+    tokio::time::pause();
     tokio::time::sleep(Duration::from_secs(120)).await;
     assert_eq!(world.cache.stats().representation_bytes, 0);
 }
