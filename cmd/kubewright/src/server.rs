@@ -15,6 +15,8 @@ use tokio_util::task::TaskTracker;
 
 /// Worker threads: API requests, controllers and scheduler share them.
 const MAX_THREADS: usize = 4;
+/// Longest life of certificates the cluster signs; upstream's default.
+const SIGNING_DURATION: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// Pause before a part that failed is started again.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
@@ -113,12 +115,22 @@ async fn run(config: Config, paths: &Paths) -> anyhow::Result<()> {
 
 fn controllers(pki: &std::path::Path) -> anyhow::Result<controller::Config> {
     let text = |name: &str| crate::read(&pki.join(name));
+    let token_key = auth::service_account::SigningKey::from_pem(text("sa.key")?.as_bytes())?;
     Ok(controller::Config {
         allocate_node_cidrs: true,
         cluster_cidrs: CLUSTER_CIDR.parse().into_iter().collect(),
         service_cidrs: SERVICE_CIDR.parse().into_iter().collect(),
         root_ca_pem: Some(text("ca.crt")?),
-        service_account_key_pem: Some(text("sa.key")?),
+        sign_token: Some(Arc::new(move |claims: &serde_json::Value| {
+            let claims: auth::service_account::Claims =
+                serde_json::from_value(claims.clone()).map_err(|error| error.to_string())?;
+            auth::service_account::token::sign(&claims, &token_key).map_err(|error| error.to_string())
+        })),
+        signing: Some(controller::config::SigningCa {
+            certificate_pem: text("ca.crt")?,
+            key_pem: text("ca.key")?,
+            duration: SIGNING_DURATION,
+        }),
         ..controller::Config::default()
     })
 }

@@ -10,6 +10,9 @@ use ipnet::IpNet;
 /// Makes the client a controller acts with, from the name of its service account in `kube-system`.
 pub type ClientFor = Arc<dyn Fn(&str) -> kube::Client + Send + Sync>;
 
+/// Signs the claims of a token (a JSON object) into its compact form.
+pub type SignToken = Arc<dyn Fn(&serde_json::Value) -> Result<String, String> + Send + Sync>;
+
 /// Workers of each controller (`--concurrent-*-syncs`).
 #[derive(Debug, Clone)]
 #[allow(missing_docs, reason = "each is the number of workers of the controller it is named after")]
@@ -126,8 +129,8 @@ pub struct Config {
     pub service_cidrs: Vec<IpNet>,
     /// `--root-ca-file`, its contents: published to every namespace.
     pub root_ca_pem: Option<String>,
-    /// `--service-account-private-key-file`, its contents: signs tokens for token Secrets.
-    pub service_account_key_pem: Option<String>,
+    /// Signs with the key of `--service-account-private-key-file`: tokens for token Secrets. None are made without it.
+    pub sign_token: Option<SignToken>,
     /// `--cluster-signing-*`.
     pub signing: Option<SigningCa>,
     /// Node monitoring.
@@ -151,7 +154,7 @@ impl Default for Config {
             node_cidr_mask_v6: 64,
             service_cidrs: Vec::new(),
             root_ca_pem: None,
-            service_account_key_pem: None,
+            sign_token: None,
             signing: None,
             node_monitor: NodeMonitor::default(),
             terminated_pod_gc_threshold: 12_500,

@@ -4,6 +4,7 @@
 //! `pkg/controller/endpoint`, and KEP-752, KEP-1672 (terminating endpoints), KEP-4444 (traffic distribution).
 
 mod legacy;
+mod mirror;
 mod reconcile;
 mod slices;
 
@@ -20,6 +21,7 @@ use crate::context::Key;
 use crate::pods;
 
 pub(crate) use legacy::start as start_endpoints;
+pub(crate) use mirror::start as start_mirroring;
 pub(crate) use slices::start as start_slices;
 
 /// Label of headless Services' endpoints.

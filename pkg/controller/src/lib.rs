@@ -8,6 +8,7 @@
 
 pub mod config;
 
+mod certificates;
 mod clusterrole;
 mod context;
 mod cronjob;
@@ -28,12 +29,14 @@ mod nodes;
 mod owner;
 mod podgc;
 mod pods;
+mod quota;
 mod replicas;
 mod resources;
 mod revisions;
 mod stateful;
 #[cfg(test)]
 mod testing;
+mod tokens;
 mod ttl_after_finished;
 
 pub use config::Config;

@@ -11,8 +11,8 @@ use tracing::{info, warn};
 use crate::config::{Config, enabled};
 use crate::context::Context;
 use crate::{
-    clusterrole, cronjob, daemon, deployment, disruption, endpoints, gc, job, namespace, namespaced_default,
-    nodes, podgc, replicas, stateful, ttl_after_finished,
+    certificates, clusterrole, cronjob, daemon, deployment, disruption, endpoints, gc, job, namespace,
+    namespaced_default, nodes, podgc, quota, replicas, stateful, tokens, ttl_after_finished,
 };
 
 /// Longest wait for running syncs at shutdown.
@@ -71,6 +71,12 @@ pub(crate) const CONTROLLERS: &[Descriptor] = &[
     on("daemonset-controller", &["daemonset"], daemon::start),
     on("statefulset-controller", &["statefulset"], stateful::start),
     on("cronjob-controller", &["cronjob"], cronjob::start),
+    on("resourcequota-controller", &["resourcequota"], quota::start),
+    on("endpointslice-mirroring-controller", &["endpointslicemirroring"], endpoints::start_mirroring),
+    on("certificatesigningrequest-signing-controller", &["csrsigning"], certificates::start_signing),
+    on("certificatesigningrequest-approving-controller", &["csrapproving"], certificates::start_approving),
+    on("certificatesigningrequest-cleaner-controller", &["csrcleaner"], certificates::start_cleaning),
+    on("serviceaccount-token-controller", &["serviceaccount-token"], tokens::start),
     on("disruption-controller", &["disruption"], disruption::start),
 ];
 

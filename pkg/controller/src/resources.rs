@@ -12,6 +12,10 @@ resources! {
     PODS = namespaced("", "v1", "pods", "Pod");
     NODES = cluster("", "v1", "nodes", "Node");
     NAMESPACES = cluster("", "v1", "namespaces", "Namespace");
+    SIGNING_REQUESTS =
+        cluster("certificates.k8s.io", "v1", "certificatesigningrequests", "CertificateSigningRequest");
+    SECRETS = namespaced("", "v1", "secrets", "Secret");
+    QUOTAS = namespaced("", "v1", "resourcequotas", "ResourceQuota");
     CLAIMS = namespaced("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim");
     ENDPOINTS = namespaced("", "v1", "endpoints", "Endpoints");
     CONFIG_MAPS = namespaced("", "v1", "configmaps", "ConfigMap");
