@@ -25,12 +25,12 @@ packages-test:
 
 .PHONY: build
 build: packages-build ## Release binaries of everything
-	cargo build --release --locked --workspace --exclude e2e --exclude integration --exclude bench
+	cargo build --release --workspace --exclude e2e --exclude integration --exclude bench
 
 # What a cluster on this machine needs, which is less than everything.
 .PHONY: kubewright
 kubewright: packages-build
-	cargo build --release --locked -p kubewright
+	cargo build --release -p kubewright
 
 .PHONY: up
 up: packages-run kubewright ## Start a cluster on this machine (NODES=1, UP_FLAGS=...)
@@ -43,11 +43,11 @@ down: ## Stop the cluster that `make up` started
 .PHONY: lint
 lint: packages-build ## rustfmt and clippy, warnings denied
 	cargo fmt --all --check
-	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --workspace --all-targets -- -D warnings
 
 .PHONY: test
 test: packages-test ## All tests: unit, integration, end to end on a sample
-	cargo test --locked --workspace --exclude e2e
+	cargo test --workspace --exclude e2e
 	$(MAKE) e2e
 
 .PHONY: images
@@ -55,18 +55,18 @@ images: packages-test ## Test images as OCI archives
 	@mkdir -p $(IMAGES)
 	rustc --edition=2024 -Copt-level=s -Cpanic=abort -Cstrip=symbols -Ctarget-feature=+crt-static \
 	  -o $(IMAGES)/testserver test/images/src/testserver.rs
-	cargo run --locked -q -p images --bin make-images -- $(IMAGES) $(IMAGES)/testserver
+	cargo run -q -p images --bin make-images -- $(IMAGES) $(IMAGES)/testserver
 
 # The build for debugging is the one that tests drive: it is made in a fraction of the time.
 .PHONY: e2e
 e2e: packages-test images ## End-to-end tests: kubectl against a three-node cluster, both stores
-	cargo build --locked -p kubewright
+	cargo build -p kubewright
 	KUBEWRIGHT=$(abspath $(TARGET))/debug/kubewright IMAGES=$(abspath $(IMAGES)) \
 	  KUBECTL=$$(hack/kubectl.sh $(KUBECTL_VERSION) $(abspath $(TOOLS))) \
-	  cargo test --locked -p e2e -- --test-threads=1 --nocapture
+	  cargo test -p e2e -- --test-threads=1 --nocapture
 
 .PHONY: bench
 bench: packages-test kubewright images ## Measure start, latency and footprint of a cluster
 	KUBEWRIGHT=$(abspath $(RELEASE))/kubewright IMAGES=$(abspath $(IMAGES)) \
 	  KUBECTL=$$(hack/kubectl.sh $(KUBECTL_VERSION) $(abspath $(TOOLS))) \
-	  cargo run --release --locked -q -p bench
+	  cargo run --release -q -p bench
