@@ -185,6 +185,9 @@ pub(crate) fn read(query: &Query, watch: bool) -> Result<ReadOptions, Status> {
             }
         }
     }
+    if query.get("shardSelector").is_some_and(|s| !s.is_empty()) {
+        errors.push(forbid("shardSelector", "sharded lists and watches are not enabled on this server"));
+    }
     if !errors.is_empty() {
         return Err(Status::invalid("meta.k8s.io", "ListOptions", "", &errors));
     }

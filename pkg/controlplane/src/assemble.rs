@@ -195,12 +195,10 @@ pub(crate) fn authorization(
 
 /// Addresses and ports of services.
 pub(crate) fn services(config: &Config, port: u16) -> Result<Arc<Services>, Error> {
-    let address = config.advertised();
     let services = ServiceConfig {
         ranges: config.service_ranges.clone(),
         node_ports: config.node_ports.clone(),
-        // endpoints cannot name a loopback address, and nobody else could reach it
-        advertise: (!address.is_loopback()).then_some((address, port)),
+        advertise: Some((config.advertised(), port)),
     };
     Services::new(services).map(Arc::new).map_err(|e| Error::Config(e.to_string()))
 }

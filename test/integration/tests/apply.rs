@@ -64,7 +64,7 @@ async fn patches_of_every_kind() -> anyhow::Result<()> {
     assert_eq!(patch("application/json-patch+json", operations.clone()).await?.json()["spec"]["replicas"], 3);
     assert_eq!(patch("application/json-patch+json", operations).await?.code, 422, "the test no longer holds");
     let wrong = patch("application/merge-patch+json", json!({"spec": {"replicas": "x"}})).await?;
-    assert_eq!(wrong.code, 400, "{}", wrong.text());
+    assert_eq!(wrong.code, 422, "{}", wrong.text());
     let stale = patch("application/merge-patch+json", json!({"metadata": {"resourceVersion": "1"}})).await?;
     assert_eq!(stale.code, 409);
     let missing = cluster

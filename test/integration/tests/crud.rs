@@ -71,7 +71,7 @@ async fn names_and_namespaces() -> anyhow::Result<()> {
             CM,
             json!({"kind": "ConfigMap", "apiVersion": "v2"}),
             400,
-            "does not match the expected API version",
+            "no kind \"ConfigMap\" is registered for version \"v2\"",
         ),
     ];
     for (path, body, code, message) in cases {

@@ -158,3 +158,31 @@ async fn protobuf_says_the_same() -> anyhow::Result<()> {
     cluster.stop().await;
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn versions_of_one_kind_are_converted() -> anyhow::Result<()> {
+    let cluster = Cluster::start().await?;
+    let base =
+        |version: &str| format!("/apis/autoscaling/{version}/namespaces/default/horizontalpodautoscalers");
+    let target = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"});
+    let object = json!({"metadata": {"name": "h"}, "spec": {"scaleTargetRef": target, "maxReplicas": 3,
+                        "targetCPUUtilizationPercentage": 70}});
+    let created = cluster.ok("POST", &base("v1"), &object).await?;
+    assert_eq!(created["apiVersion"], "autoscaling/v1");
+    let newer = cluster.ok("GET", &format!("{}/h", base("v2")), &Value::Null).await?;
+    assert_eq!(newer["apiVersion"], "autoscaling/v2");
+    assert_eq!(newer["spec"]["metrics"][0]["resource"]["target"]["averageUtilization"], 70);
+    let older = cluster.ok("GET", &format!("{}/h", base("v1")), &Value::Null).await?;
+    assert_eq!(older["spec"]["targetCPUUtilizationPercentage"], 70);
+    let list = cluster.ok("GET", &base("v2"), &Value::Null).await?;
+    assert_eq!(list["apiVersion"], "autoscaling/v2");
+    assert_eq!(list["items"][0]["spec"]["metrics"][0]["type"], "Resource");
+    // one object, whichever version it is changed through
+    let mut changed = newer;
+    changed["spec"]["maxReplicas"] = json!(9);
+    cluster.ok("PUT", &format!("{}/h", base("v2")), &changed).await?;
+    let older = cluster.ok("GET", &format!("{}/h", base("v1")), &Value::Null).await?;
+    assert_eq!(older["spec"]["maxReplicas"], 9);
+    cluster.stop().await;
+    Ok(())
+}

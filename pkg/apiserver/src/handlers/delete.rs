@@ -4,7 +4,7 @@ use apimachinery::Value;
 use apimachinery::decode;
 use apimachinery::descriptor::ResourceDescriptor;
 use apimachinery::meta::str_at;
-use apimachinery::status::{self, Status};
+use apimachinery::status::{self, FieldError, Status};
 use component::http::Response;
 use http::StatusCode;
 
@@ -18,7 +18,7 @@ use crate::respond;
 use crate::store::Precondition;
 
 /// Kinds whose deletion answers the object instead of a Status, as upstream's do (`ReturnDeletedObject`).
-const ANSWERS_OBJECT: [(&str, &str); 13] = [
+const ANSWERS_OBJECT: [(&str, &str); 16] = [
     ("", "pods"),
     ("", "persistentvolumes"),
     ("", "persistentvolumeclaims"),
@@ -26,12 +26,15 @@ const ANSWERS_OBJECT: [(&str, &str); 13] = [
     ("", "resourcequotas"),
     ("", "serviceaccounts"),
     ("", "services"),
-    ("policy", "podsecuritypolicies"),
+    ("resource.k8s.io", "deviceclasses"),
+    ("resource.k8s.io", "resourceclaims"),
+    ("resource.k8s.io", "resourceclaimtemplates"),
+    ("resource.k8s.io", "resourceslices"),
     ("storage.k8s.io", "csidrivers"),
     ("storage.k8s.io", "csinodes"),
     ("storage.k8s.io", "storageclasses"),
     ("storage.k8s.io", "volumeattachments"),
-    ("storage.k8s.io", "csistoragecapacities"),
+    ("storage.k8s.io", "volumeattributesclasses"),
 ];
 
 /// Whether a delete of this resource answers the object.
@@ -85,7 +88,7 @@ pub(crate) fn read_request(exchange: &Exchange) -> Result<(DeleteRequest, Option
         request.propagation_policy = text(&["propagationPolicy"]);
         if let Some(orphan) = options.get("orphanDependents").and_then(Value::as_bool) {
             if request.propagation_policy.is_some() {
-                let error = apimachinery::status::FieldError::invalid(
+                let error = FieldError::invalid(
                     "propagationPolicy",
                     str_at(&options, &["propagationPolicy"]),
                     "orphanDependents and deletionPropagation cannot be both set",
@@ -106,11 +109,17 @@ pub(crate) fn read_request(exchange: &Exchange) -> Result<(DeleteRequest, Option
             .filter_map(Value::as_str)
             .collect();
         if dry.iter().any(|d| *d != "All") {
-            let error = apimachinery::status::FieldError::not_supported("dryRun", dry.join(","), &["All"]);
+            let error = FieldError::not_supported("dryRun", dry.join(","), &["All"]);
             return Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", &[error]));
         }
         request.dry_run = !dry.is_empty() || crate::options::dry_run(query)?;
         tree = Some(options);
+    }
+    let unsafe_delete = "ignoreStoreReadErrorWithClusterBreakingPotential";
+    let wanted = tree.as_ref().and_then(|t| t.get(unsafe_delete)).and_then(Value::as_bool);
+    if wanted.unwrap_or_else(|| query.flag(unsafe_delete)) {
+        let error = FieldError::invalid(unsafe_delete, true, "Unsupported unless feature gate is enabled");
+        return Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", &[error]));
     }
     Ok((request, tree))
 }

@@ -16,8 +16,8 @@ use serde_json::json;
 use watchcache::{ListOptions, ListPage, ReadVersion, StoredObject};
 
 use super::{Exchange, select, table};
+use crate::core::Target;
 use crate::core::encode::{Encoder, meta_type};
-use crate::core::{Core, Target};
 use crate::negotiate::{Format, MediaType, View};
 use crate::options::{self, ReadOptions, VersionMatch};
 use crate::respond;
@@ -119,7 +119,6 @@ fn write(
     let head =
         format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{metadata},\"items\":[");
     let body = ListBody {
-        core: Arc::clone(exchange.core()),
         target: exchange.target.clone(),
         shown,
         head: Some(head),
@@ -195,7 +194,6 @@ fn stream(mut body: ListBody) -> Result<Response, Status> {
 
 /// A list on its way out.
 struct ListBody {
-    core: Arc<Core>,
     target: Target,
     shown: Items,
     head: Option<String>,

@@ -22,8 +22,8 @@ use watchcache::{ReadVersion, StoredObject, WatchItem, WatchOptions, WatchStart,
 
 use super::{Exchange, select, table, websocket};
 use crate::context::RequestContext;
+use crate::core::Target;
 use crate::core::encode::Encoder;
-use crate::core::{Core, Target};
 use crate::negotiate::{self, Format, MediaType, View};
 use crate::options::{self, ReadOptions};
 
@@ -39,7 +39,6 @@ pub(crate) async fn handle(exchange: Exchange) -> Result<Response, Status> {
     let options = options::read(&exchange.context.query, true)?;
     let watcher = begin(&exchange, &options).await?;
     let encoder = EventEncoder {
-        core: Arc::clone(exchange.core()),
         target: exchange.target.clone(),
         context: exchange.context.clone(),
         media,
@@ -161,7 +160,6 @@ impl Stream {
 
 /// Writes events in one form.
 struct EventEncoder {
-    core: Arc<Core>,
     target: Target,
     context: RequestContext,
     media: MediaType,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use apimachinery::Value;
 use apimachinery::schema::{
-    Field, ListTopology, MapType, NodeId, NodeKind, ObjectType, PatchStrategy, Scalar, Schema,
+    Field, ListTopology, MapType, NodeId, NodeKind, ObjectType, PatchStrategy, ProtoForm, Scalar, Schema,
 };
 use serde_json::{Map, json};
 
@@ -78,12 +78,8 @@ impl Writer<'_> {
         if let Some(text) = apidocs::description(name, None) {
             out["description"] = json!(text);
         }
-        let kinds = apis::catalog().definition(name).map(|d| d.kinds.clone()).unwrap_or_default();
-        if !kinds.is_empty() {
-            out["x-kubernetes-group-version-kind"] = kinds
-                .iter()
-                .map(|k| json!({"group": k.group, "kind": k.kind, "version": k.version}))
-                .collect();
+        if let Some(facts) = apis::catalog().definition(name) {
+            amend(&mut out, facts);
         }
         out
     }
@@ -127,7 +123,8 @@ impl Writer<'_> {
             // beside a reference nothing else may stand
             out = json!({"allOf": [{"$ref": target}]});
         }
-        if let Some(default) = default
+        // the v2 document has never said defaults
+        if let (Some(default), Dialect::V3) = (default, self.dialect)
             && let Some(map) = out.as_object_mut()
         {
             map.insert("default".into(), default);
@@ -172,6 +169,10 @@ impl Writer<'_> {
             NodeKind::List(list) => {
                 let item = self.item(list.item);
                 let mut out = json!({"type": "array", "items": item});
+                if self.schema.node(id).proto == ProtoForm::Wrapped {
+                    // lists that are types of their own (ExtraValue) say no list type
+                    return out;
+                }
                 match &list.topology {
                     ListTopology::Atomic => out["x-kubernetes-list-type"] = json!("atomic"),
                     ListTopology::Set => out["x-kubernetes-list-type"] = json!("set"),
@@ -183,6 +184,7 @@ impl Writer<'_> {
                 out
             }
             NodeKind::Scalar(scalar) => self.scalar(*scalar),
+            NodeKind::Raw if is_anything(&self.schema.node(id).name) => json!({}),
             NodeKind::Raw => json!({"type": "object"}),
         }
     }
@@ -213,6 +215,46 @@ impl Writer<'_> {
                 json!({"oneOf": [{"type": "string"}, {"type": "number"}]})
             }
             _ => json!({"type": "string"}),
+        }
+    }
+}
+
+/// The types of `apiextensions` that hold any JSON, not only objects.
+fn is_anything(name: &str) -> bool {
+    name.rsplit('.').next().is_some_and(|short| short.starts_with("JSON"))
+}
+
+/// Adds what the facts say of a definition beyond its shape.
+fn amend(out: &mut Value, facts: &apis::Definition) {
+    if !facts.kinds.is_empty() {
+        out["x-kubernetes-group-version-kind"] = facts
+            .kinds
+            .iter()
+            .map(|k| json!({"group": k.group, "kind": k.kind, "version": k.version}))
+            .collect();
+    }
+    if !facts.unions.is_empty() {
+        let unions = facts.unions.iter().map(|union| {
+            let members: Map<String, Value> =
+                union.members.iter().map(|(field, value)| ((*field).to_owned(), json!(value))).collect();
+            let mut out = json!({"fields-to-discriminateBy": members});
+            if !union.discriminator.is_empty() {
+                out["discriminator"] = json!(union.discriminator);
+            }
+            out
+        });
+        out["x-kubernetes-unions"] = unions.collect();
+    }
+    for field in &facts.untyped_lists {
+        if let Some(property) = out["properties"][*field].as_object_mut() {
+            property.remove("x-kubernetes-list-type");
+        }
+    }
+    for field in &facts.granular {
+        if field.is_empty() {
+            out["x-kubernetes-map-type"] = json!("granular");
+        } else if out["properties"][*field].is_object() {
+            out["properties"][*field]["x-kubernetes-map-type"] = json!("granular");
         }
     }
 }

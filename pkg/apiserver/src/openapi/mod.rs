@@ -6,6 +6,7 @@
 mod definitions;
 mod gnostic;
 mod operations;
+mod parameters;
 mod v2;
 mod v3;
 

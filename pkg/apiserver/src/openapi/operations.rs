@@ -5,6 +5,9 @@ use apimachinery::descriptor::{ResourceDescriptor, ServedVersion, Subresource};
 use apimachinery::meta::GroupVersionKind;
 
 use super::Document;
+use super::parameters::{
+    DELETE, DELETE_COLLECTION, LIST, PATCH, Parameter, WRITE, of_options, parameter, queries, query,
+};
 use crate::discovery::Group;
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
@@ -26,16 +29,6 @@ pub(super) const STREAM_TYPES: [&str; 5] = [
     "application/json;stream=watch",
     "application/vnd.kubernetes.protobuf;stream=watch",
 ];
-
-/// A parameter besides the body.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Parameter {
-    pub(super) name: &'static str,
-    pub(super) place: &'static str,
-    pub(super) kind: &'static str,
-    pub(super) description: String,
-    pub(super) required: bool,
-}
 
 /// What a request carries or an answer holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,71 +68,6 @@ const OK: &[(&str, &str)] = &[("200", "OK")];
 const WRITTEN: &[(&str, &str)] = &[("200", "OK"), ("201", "Created")];
 const CREATED: &[(&str, &str)] = &[("200", "OK"), ("201", "Created"), ("202", "Accepted")];
 const DELETED: &[(&str, &str)] = &[("200", "OK"), ("202", "Accepted")];
-
-fn parameter(place: &'static str, name: &'static str, kind: &'static str, description: &str) -> Parameter {
-    Parameter { name, place, kind, description: description.to_owned(), required: place == "path" }
-}
-
-fn query(name: &'static str) -> Parameter {
-    let (kind, description) = match name {
-        "allowWatchBookmarks" => ("boolean", "Send BOOKMARK events in a watch."),
-        "continue" => ("string", "Token of the page before, to go on with the next one."),
-        "dryRun" => ("string", "All: go through every stage of the request, but keep nothing."),
-        "fieldManager" => ("string", "Name of who makes the change, for managed fields."),
-        "fieldSelector" => ("string", "Only objects whose fields match."),
-        "fieldValidation" => {
-            ("string", "Ignore, Warn or Strict: what to do about unknown and repeated fields.")
-        }
-        "force" => ("boolean", "Take over fields that others own; for apply only."),
-        "gracePeriodSeconds" => ("integer", "Seconds the object is given to end by itself."),
-        "labelSelector" => ("string", "Only objects whose labels match."),
-        "limit" => ("integer", "Most objects in one answer."),
-        "orphanDependents" => ("boolean", "Leave dependents alone; propagationPolicy says it better."),
-        "propagationPolicy" => ("string", "Orphan, Background or Foreground: what becomes of dependents."),
-        "resourceVersion" => ("string", "The version to read at or watch from."),
-        "resourceVersionMatch" => ("string", "Exact or NotOlderThan: how resourceVersion is meant."),
-        "sendInitialEvents" => ("boolean", "Begin a watch with the objects there are."),
-        "timeoutSeconds" => ("integer", "Longest the call may last, in seconds."),
-        "watch" => ("boolean", "Send changes as they happen instead of a list."),
-        "pretty" => ("string", "Indent the answer."),
-        _ => ("string", ""),
-    };
-    parameter("query", name, kind, description)
-}
-
-fn queries(names: &[&'static str]) -> Vec<Parameter> {
-    names.iter().map(|n| query(n)).collect()
-}
-
-const LIST: &[&str] = &[
-    "allowWatchBookmarks",
-    "continue",
-    "fieldSelector",
-    "labelSelector",
-    "limit",
-    "resourceVersion",
-    "resourceVersionMatch",
-    "sendInitialEvents",
-    "timeoutSeconds",
-    "watch",
-];
-const DELETE_COLLECTION: &[&str] = &[
-    "continue",
-    "dryRun",
-    "fieldSelector",
-    "gracePeriodSeconds",
-    "labelSelector",
-    "limit",
-    "orphanDependents",
-    "propagationPolicy",
-    "resourceVersion",
-    "resourceVersionMatch",
-    "sendInitialEvents",
-    "timeoutSeconds",
-];
-const DELETE: &[&str] = &["dryRun", "gracePeriodSeconds", "orphanDependents", "propagationPolicy"];
-const WRITE: &[&str] = &["dryRun", "fieldManager", "fieldValidation"];
-const PATCH: &[&str] = &["dryRun", "fieldManager", "fieldValidation", "force"];
 
 /// `RbacAuthorizationV1` of a group version.
 fn id_stem(group: &str, version: &str) -> String {
@@ -310,10 +238,8 @@ impl Of<'_> {
         }
         if self.descriptor.namespaced && has("list") {
             let path = format!("{}/{plural}", self.root);
-            let mut all = self.list("ForAllNamespaces");
-            let parameters = std::mem::take(&mut all.parameters);
-            let parameters = parameters.into_iter().chain([query("pretty")]).collect();
-            self.push(&mut items, &path, parameters, vec![all]);
+            let all = self.list("ForAllNamespaces");
+            self.push(&mut items, &path, vec![query("pretty")], vec![all]);
         }
         if has("watch") {
             self.watches(&mut items, &collection);
@@ -321,16 +247,27 @@ impl Of<'_> {
         items
     }
 
+    /// Adds a path. What all its methods take is said once, for the path.
     fn push(
         &self,
         items: &mut Vec<PathItem>,
         path: &str,
-        parameters: Vec<Parameter>,
-        operations: Vec<Operation>,
+        mut parameters: Vec<Parameter>,
+        mut operations: Vec<Operation>,
     ) {
-        if !operations.is_empty() {
-            items.push(PathItem { path: path.to_owned(), tag: self.tag.clone(), parameters, operations });
+        let Some((first, others)) = operations.split_first() else { return };
+        let common: Vec<Parameter> = first
+            .parameters
+            .iter()
+            .filter(|p| others.iter().all(|other| other.parameters.contains(p)))
+            .cloned()
+            .collect();
+        for operation in &mut operations {
+            operation.parameters.retain(|p| !common.contains(p));
         }
+        parameters.extend(common);
+        parameters.sort_by(|a, b| a.name.cmp(&b.name));
+        items.push(PathItem { path: path.to_owned(), tag: self.tag.clone(), parameters, operations });
     }
 
     /// Parameters of the path and `pretty`.
@@ -388,7 +325,8 @@ impl Of<'_> {
         } else {
             format!("list{}{}{scope}", self.stem, self.descriptor.kind)
         };
-        let description = format!("list or watch objects of kind {}", self.descriptor.kind);
+        let what = if self.served.verbs.contains("watch") { "list or watch" } else { "list" };
+        let description = format!("{what} objects of kind {}", self.descriptor.kind);
         Operation {
             parameters: queries(LIST),
             answer: Content::Definition(self.list.clone()),
@@ -398,7 +336,7 @@ impl Of<'_> {
     }
 
     fn create(&self) -> Operation {
-        let description = format!("create {} {}", article(&self.descriptor.kind), self.descriptor.kind);
+        let description = format!("create {}{}", article(&self.descriptor.kind), self.descriptor.kind);
         Operation {
             parameters: queries(WRITE),
             body: Some((Content::Definition(self.definition.clone()), true)),
@@ -422,7 +360,7 @@ impl Of<'_> {
     fn delete(&self) -> Operation {
         let answers_object = crate::handlers::delete::answers_object(self.descriptor);
         let answer = if answers_object { self.definition.clone() } else { format!("{META}Status") };
-        let description = format!("delete {} {}", article(&self.descriptor.kind), self.descriptor.kind);
+        let description = format!("delete {}{}", article(&self.descriptor.kind), self.descriptor.kind);
         Operation {
             parameters: queries(DELETE),
             body: Some((Content::Definition(format!("{META}DeleteOptions")), false)),
@@ -500,7 +438,7 @@ impl Of<'_> {
         }
         if sub.verbs.contains("create") {
             let description =
-                format!("create {} of {} {}", sub.name, article(&self.descriptor.kind), self.descriptor.kind);
+                format!("create {} of {}{}", sub.name, article(&self.descriptor.kind), self.descriptor.kind);
             operations.push(Operation {
                 parameters: queries(WRITE),
                 body: Some((Content::Definition(definition.clone()), true)),
@@ -513,7 +451,12 @@ impl Of<'_> {
         if sub.verbs.contains("update") {
             operations.push(self.update(&sub.name, &sub.gvk, &definition));
         }
-        self.push(items, &path, self.shared_of(Some(&sub.gvk.kind)), operations);
+        let mut parameters = self.shared_of(Some(&sub.gvk.kind));
+        if sub.name == "log" {
+            let options = GroupVersionKind::new("", "v1", format!("{}LogOptions", self.descriptor.kind));
+            parameters.extend(of_options(&options));
+        }
+        self.push(items, &path, parameters, operations);
     }
 
     /// Subresources that open a connection: every method does the same.
@@ -562,6 +505,7 @@ impl Of<'_> {
                 .collect();
             let mut parameters = self.shared_of(Some(&sub.gvk.kind));
             parameters.retain(|p| p.name != "pretty");
+            parameters.extend(of_options(&sub.gvk));
             if !with.is_empty() {
                 parameters.push(parameter("path", "path", "string", "path to the resource"));
             }
@@ -609,21 +553,27 @@ impl Of<'_> {
                 ),
             ));
         }
-        for (path, id, action, mut parameters, description) in all {
+        for (path, id, action, parameters, description) in all {
             let operation = Operation {
+                parameters: queries(LIST),
                 answer: Content::Definition(format!("{META}WatchEvent")),
                 produces: STREAM_TYPES.to_vec(),
                 ..self.operation("get", action, id, description)
             };
-            parameters.extend(queries(LIST));
-            parameters.sort_by_key(|p| p.name);
             self.push(items, &path, parameters, vec![operation]);
         }
     }
 }
 
+/// `a `, `an ` or, before a plural, nothing.
 fn article(kind: &str) -> &'static str {
-    if kind.starts_with(['A', 'E', 'I', 'O', 'U']) { "an" } else { "a" }
+    if kind.ends_with('s') && !kind.ends_with("ss") {
+        ""
+    } else if kind.starts_with(['A', 'E', 'I', 'O', 'U']) {
+        "an "
+    } else {
+        "a "
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@ use apimachinery::schema::Schema;
 use serde_json::{Map, json};
 
 use super::definitions::{Dialect, closure, reference};
-use super::operations::{Content, Operation, Parameter, PathItem};
+use super::operations::{Content, Operation, PathItem};
+use super::parameters::Parameter;
 
 /// The document of these paths.
 pub(super) fn document(schema: &Schema, items: &[PathItem]) -> Value {
