@@ -24,6 +24,7 @@ pub mod objects;
 pub mod pods;
 pub mod podutil;
 pub mod probes;
+pub mod resize;
 pub mod resources;
 pub mod restart;
 mod run;

@@ -146,8 +146,9 @@ impl NodeAgent {
         } else {
             config.node_ips.iter().map(ToString::to_string).collect()
         };
-        let capacity = self.machine.capacity(config);
-        let allocatable = self.machine.allocatable(config, &capacity);
+        let mut capacity = self.machine.capacity(config);
+        let mut allocatable = self.machine.allocatable(config, &capacity);
+        machine::keep_extended(&mut capacity, &mut allocatable, old);
         self.kubelet.node.store(Arc::new(NodeState { ips: ips.clone(), allocatable: allocatable.clone() }));
         let runtime = self.kubelet.runtime.status().await;
         let health = self.health(&runtime);

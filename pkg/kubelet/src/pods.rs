@@ -18,6 +18,7 @@ use crate::admit::{self, Room};
 use crate::decide::Ended;
 use crate::kubelet::Kubelet;
 use crate::podutil::{CONFIG_MIRROR, CONFIG_SEEN, CONFIG_SOURCE, PodExt};
+use crate::resources::{MAX_SHARES, MIN_SHARES, Qos, pod_limits, qos};
 use crate::runtime::{PodSketch, relist};
 use crate::worker::{self, Handle, Orders};
 
@@ -90,6 +91,8 @@ pub struct Pods {
     /// The last relist.
     sketch: HashMap<String, PodSketch>,
     listed: bool,
+    /// CPU shares the burstable class was given last.
+    burstable_shares: i64,
     shutdown: CancellationToken,
 }
 
@@ -123,6 +126,7 @@ impl Pods {
             workers: HashMap::new(),
             sketch: HashMap::new(),
             listed: false,
+            burstable_shares: 0,
             shutdown,
         }
     }
@@ -222,6 +226,21 @@ impl Pods {
             self.adopt_orphans(&wanted);
         }
         self.publish();
+        self.share_cpu();
+    }
+
+    /// Gives the burstable class as many CPU shares as its pods ask for together.
+    fn share_cpu(&mut self) {
+        let burstable = self.workers.values().filter(|w| !w.removed && qos(&w.seen) == Qos::Burstable);
+        let shares: i64 = burstable.map(|w| pod_limits(&w.seen, false).shares).sum();
+        let shares = shares.clamp(MIN_SHARES, MAX_SHARES);
+        if shares == self.burstable_shares {
+            return;
+        }
+        match self.kubelet.cgroups.set_burstable_shares(shares) {
+            Ok(()) => self.burstable_shares = shares,
+            Err(error) => tracing::debug!(%error, "cannot set the shares of burstable pods"),
+        }
     }
 
     fn inform(

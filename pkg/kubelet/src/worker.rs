@@ -24,6 +24,7 @@ use crate::volumes::{self, Volumes};
 mod end;
 mod files;
 mod kill;
+mod resize;
 mod start;
 
 /// First delay of a container that keeps failing.
@@ -94,6 +95,7 @@ pub fn spawn(
         finished: false,
         cgroup_ready: false,
         messages: HashMap::new(),
+        given: HashMap::new(),
         kubelet,
     };
     let task = tokio::spawn(async move {
@@ -132,6 +134,8 @@ struct Worker {
     cgroup_ready: bool,
     /// Last words of ended containers, by id: they are read once.
     messages: HashMap<String, String>,
+    /// Resources containers were given, by id.
+    given: HashMap<String, cri::api::LinuxContainerResources>,
 }
 
 /// What became of a look at the pod.
@@ -196,6 +200,9 @@ impl Worker {
             }
             self.report(&orders);
             if decision.actions.is_empty() {
+                if self.resize().await {
+                    continue;
+                }
                 return Ok(Next::Wait(self.idle(decision.wake).await));
             }
             match self.act(decision.actions, &orders).await? {

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use k8s_openapi::api::core::v1::{
-    NodeAddress, NodeFeatures, NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeSystemInfo,
+    NodeAddress, NodeFeatures, NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeStatus, NodeSystemInfo,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
@@ -212,6 +212,22 @@ impl Disk {
     }
 }
 
+/// Keeps the extended resources (`example.com/dongle`) that others gave the node: the kubelet does not know them, but
+/// they are not its to take away.
+pub(super) fn keep_extended(
+    capacity: &mut ResourceList,
+    allocatable: &mut ResourceList,
+    old: Option<&NodeStatus>,
+) {
+    let extended = |name: &str| name.contains('/') && !name.starts_with("kubernetes.io/");
+    let Some(old) = old else { return };
+    for (name, amount) in old.capacity.iter().flatten().filter(|(name, _)| extended(name)) {
+        capacity.entry(name.clone()).or_insert_with(|| amount.clone());
+        let usable = old.allocatable.as_ref().and_then(|a| a.get(name)).unwrap_or(amount);
+        allocatable.entry(name.clone()).or_insert_with(|| usable.clone());
+    }
+}
+
 /// Addresses as a Node lists them.
 pub(super) fn addresses(ips: &[String], hostname: &str) -> Vec<NodeAddress> {
     let mut out: Vec<NodeAddress> =
@@ -283,6 +299,17 @@ mod tests {
     #[test]
     fn cpu_lists() {
         assert_eq!([count_cpus("0-3,5"), count_cpus("0"), count_cpus("")], [Some(5), Some(1), None]);
+    }
+
+    #[test]
+    fn extended_resources_stay() {
+        let old: NodeStatus = serde_json::from_value(serde_json::json!({
+            "capacity": {"example.com/dongle": "4", "cpu": "99"}, "allocatable": {"example.com/dongle": "3"}}))
+        .expect("a status");
+        let (mut capacity, mut allocatable) = (ResourceList::new(), ResourceList::new());
+        keep_extended(&mut capacity, &mut allocatable, Some(&old));
+        assert_eq!(capacity.keys().collect::<Vec<_>>(), ["example.com/dongle"]);
+        assert_eq!(allocatable["example.com/dongle"].0, "3");
     }
 
     #[test]

@@ -51,7 +51,19 @@ pub(super) fn all(input: &Input<'_>, status: &PodStatus, old: &[PodCondition]) -
         slot.observed_generation = input.pod.metadata.generation.or(scheduled.observed_generation);
     }
     out.extend(old.iter().filter(|c| !OWNED.contains(&c.type_.as_str())).cloned());
+    if let Some(disruption) = disruption(input, old) {
+        out.retain(|c| c.type_ != disruption.type_);
+        out.push(disruption);
+    }
     out
+}
+
+/// Says of an evicted pod that the node took it away, so that a job does not count it as failed.
+fn disruption(input: &Input<'_>, old: &[PodCondition]) -> Option<PodCondition> {
+    const KIND: &str = "DisruptionTarget";
+    let why = input.ended.filter(|e| e.reason == "Evicted")?;
+    let verdict = Verdict { status: true, reason: "TerminationByKubelet", message: why.message.clone() };
+    Some(condition(input, KIND, verdict, old.iter().find(|c| c.type_ == KIND)))
 }
 
 fn condition(input: &Input<'_>, kind: &str, verdict: Verdict, old: Option<&PodCondition>) -> PodCondition {

@@ -197,6 +197,9 @@ fn evicted_pods_fail_with_the_reason() {
     case.ended = Some(Ended { reason: "Evicted".into(), message: "low".into(), grace: None });
     let status = case.status();
     assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("Evicted")));
+    let conditions = status.conditions.unwrap_or_default();
+    let target = conditions.iter().find(|c| c.type_ == "DisruptionTarget").expect("told");
+    assert_eq!(target.reason.as_deref(), Some("TerminationByKubelet"));
 }
 
 #[test]
