@@ -50,6 +50,9 @@ pub fn make_machine(spec: &Spec, part: &str) -> Result<(), Error> {
     };
     run("ip", &["netns", "add", &netns])?;
     let port = format!("v-{part}");
+    // The kernel takes its time to take apart the namespace of a node that was killed. Its end of the old pair may still
+    // be there, under the name that is needed now.
+    try_run("ip", &["-n", &fabric, "link", "del", &port]);
     let batch =
         format!("link add {port} type veth peer name eth0 netns {netns}\nlink set {port} master br0 up\n");
     ip_batch(&fabric, &batch)?;
