@@ -1,1 +1,0 @@
-//! Benchmarks of the running cluster and of hot paths.
