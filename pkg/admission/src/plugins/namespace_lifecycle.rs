@@ -1,12 +1,15 @@
 //! Nothing is made in a namespace that is not there or is going away, and some namespaces never go.
 //! Source: `k8s.io/apiserver/pkg/admission/plugin/namespace/lifecycle`.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use apimachinery::Value;
 use apimachinery::meta::{GroupResource, str_at};
 use apimachinery::status::{Cause, Status};
 use async_trait::async_trait;
+use parking_lot::Mutex;
 
 use super::find;
 use crate::{AdmissionRequest, Notes, ObjectSource, Operation, Plugin};
@@ -14,14 +17,44 @@ use crate::{AdmissionRequest, Notes, ObjectSource, Operation, Plugin};
 /// Namespaces that cannot be deleted.
 const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
 
+/// How long after a namespace's deletion the cache is not believed when it says the namespace lives.
+const DISTRUST: Duration = Duration::from_secs(30);
+/// Deleted namespaces that are remembered; beyond it the oldest are forgotten.
+const MAX_REMEMBERED: usize = 100;
+
 /// Guards what is made in namespaces.
 pub(super) struct NamespaceLifecycle {
     source: Arc<dyn ObjectSource>,
+    /// Names of namespaces deleted lately, the oldest first.
+    deleted: Mutex<VecDeque<(String, Instant)>>,
 }
 
 impl NamespaceLifecycle {
     pub(super) fn new(source: Arc<dyn ObjectSource>) -> Self {
-        Self { source }
+        Self { source, deleted: Mutex::default() }
+    }
+
+    fn remember(&self, name: &str) {
+        let mut deleted = self.deleted.lock();
+        deleted.push_back((name.to_owned(), Instant::now()));
+        if deleted.len() > MAX_REMEMBERED {
+            deleted.pop_front();
+        }
+    }
+
+    fn was_deleted(&self, name: &str) -> bool {
+        self.deleted.lock().iter().any(|(n, at)| n == name && at.elapsed() < DISTRUST)
+    }
+
+    /// The namespace as the cache has it, or as the store has it where the cache cannot be believed.
+    async fn namespace(&self, name: &str) -> Result<Option<Value>, Status> {
+        let found = find(&*self.source, "", "namespaces", "", name).await?;
+        let lives = found.as_ref().is_some_and(|n| str_at(n, &["status", "phase"]) == "Active");
+        if lives && self.was_deleted(name) {
+            let live = self.source.get_live(&GroupResource::new("", "namespaces"), "", name).await?;
+            return Ok(live.and_then(|o| o.value()));
+        }
+        Ok(found)
     }
 }
 
@@ -63,6 +96,9 @@ impl Plugin for NamespaceLifecycle {
                     "this namespace may not be deleted",
                 ));
             }
+            if request.operation == Operation::Delete {
+                self.remember(&request.name);
+            }
             return Ok(());
         }
         // telling whether a namespace exists to those who ask about their rights in it would give it away
@@ -71,16 +107,8 @@ impl Plugin for NamespaceLifecycle {
         if request.namespace.is_empty() || review || request.operation != Operation::Create {
             return Ok(());
         }
-        let namespaces = GroupResource::new("", "namespaces");
-        let cached = self.source.get(&namespaces, "", &request.namespace).and_then(|o| o.value());
-        // A cache behind the store shows an active namespace that is already going away: look at it once more when it
-        // cannot be had from the cache. Deletes of content that slips in are repeated by the namespace controller.
-        let namespace = match cached {
-            Some(namespace) => namespace,
-            None => find(&*self.source, "", "namespaces", "", &request.namespace)
-                .await?
-                .ok_or_else(|| Status::not_found(&namespaces, &request.namespace))?,
-        };
+        let missing = || Status::not_found(&GroupResource::new("", "namespaces"), &request.namespace);
+        let namespace = self.namespace(&request.namespace).await?.ok_or_else(missing)?;
         if str_at(&namespace, &["status", "phase"]) == "Terminating" {
             return Err(terminating(request));
         }

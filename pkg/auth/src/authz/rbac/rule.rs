@@ -285,7 +285,7 @@ mod tests {
         (verbs, groups, resources, names, urls, any::<bool>()).prop_map(
             |(verbs, api_groups, resources, resource_names, non_resource_urls, paths)| {
                 if paths {
-                    PolicyRule { verbs, non_resource_urls, ..PolicyRule::default() }
+                    PolicyRule { non_resource_urls, verbs, ..PolicyRule::default() }
                 } else {
                     PolicyRule { api_groups, resources, resource_names, verbs, ..PolicyRule::default() }
                 }
