@@ -82,7 +82,10 @@ impl Writer<'_> {
                 Value::Object(map) => {
                     for (key, value) in map.iter().rev() {
                         let end = self.out.len();
-                        if !value.is_null() {
+                        if value.is_null() {
+                            // an unset time: Go writes the value of an entry even when it is empty
+                            self.out.bytes(2, &[]);
+                        } else {
                             self.field(2, *item, value)?;
                         }
                         self.out.text(1, key);
