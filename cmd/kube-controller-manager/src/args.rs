@@ -16,7 +16,7 @@ use ipnet::IpNet;
 
 /// Flags of kube-controller-manager.
 #[derive(Debug, clap::Parser)]
-#[command(name = "kube-controller-manager", version = component::KUBERNETES_VERSION)]
+#[command(name = "kube-controller-manager", version = component::KUBERNETES_VERSION, args_override_self = true)]
 pub(crate) struct Args {
     /// Path to kubeconfig file with authorization and master location information
     #[arg(long)]
@@ -275,7 +275,8 @@ mod tests {
             "--allocate-node-cidrs=true",
             "--cluster-cidr=10.244.0.0/16",
             "--controllers=*,-endpoints-controller",
-            "--leader-elect=false",
+            "--leader-elect=true",
+            "--leader-elect=false", // the last one counts, as with Go's flags
             "--service-cluster-ip-range=10.96.0.0/12",
             "--use-service-account-credentials=true",
             "--bind-address=127.0.0.1",

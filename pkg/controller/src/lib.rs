@@ -38,6 +38,7 @@ mod stateful;
 mod testing;
 mod tokens;
 mod ttl_after_finished;
+mod volumes;
 
 pub use config::Config;
 pub use manager::{Error, known_controllers, run};

@@ -12,7 +12,7 @@ use crate::config::{Config, enabled};
 use crate::context::Context;
 use crate::{
     certificates, clusterrole, cronjob, daemon, deployment, disruption, endpoints, gc, job, namespace,
-    namespaced_default, nodes, podgc, quota, replicas, stateful, tokens, ttl_after_finished,
+    namespaced_default, nodes, podgc, quota, replicas, stateful, tokens, ttl_after_finished, volumes,
 };
 
 /// Longest wait for running syncs at shutdown.
@@ -77,6 +77,10 @@ pub(crate) const CONTROLLERS: &[Descriptor] = &[
     on("certificatesigningrequest-approving-controller", &["csrapproving"], certificates::start_approving),
     on("certificatesigningrequest-cleaner-controller", &["csrcleaner"], certificates::start_cleaning),
     on("serviceaccount-token-controller", &["serviceaccount-token"], tokens::start),
+    on("persistentvolume-binder-controller", &["persistentvolume-binder"], volumes::start_binder),
+    on("ephemeral-volume-controller", &["ephemeral-volume"], volumes::start_ephemeral),
+    on("persistentvolumeclaim-protection-controller", &["pvc-protection"], volumes::start_claim_protection),
+    on("persistentvolume-protection-controller", &["pv-protection"], volumes::start_volume_protection),
     on("disruption-controller", &["disruption"], disruption::start),
 ];
 

@@ -15,6 +15,7 @@ resources! {
     SIGNING_REQUESTS =
         cluster("certificates.k8s.io", "v1", "certificatesigningrequests", "CertificateSigningRequest");
     SECRETS = namespaced("", "v1", "secrets", "Secret");
+    VOLUMES = cluster("", "v1", "persistentvolumes", "PersistentVolume");
     QUOTAS = namespaced("", "v1", "resourcequotas", "ResourceQuota");
     CLAIMS = namespaced("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim");
     ENDPOINTS = namespaced("", "v1", "endpoints", "Endpoints");
