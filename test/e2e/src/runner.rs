@@ -147,6 +147,8 @@ fn one(cluster: &Cluster, topic: Topic, failures: &Mutex<Failures>) {
     let word = if outcome.is_ok() { "ok" } else { "FAILED" };
     println!("test {name} ... {word} ({:.1} s)", started.elapsed().as_secs_f64());
     if let Err(error) = outcome {
+        // Told at once, for whoever watches, and once more at the end.
+        println!("  {error:#}");
         failures.lock().unwrap_or_else(PoisonError::into_inner).push((name, error));
     }
 }
@@ -164,6 +166,7 @@ fn in_namespace(cluster: &Cluster, topic: Topic) -> anyhow::Result<()> {
 mod tests {
     use super::*;
 
+    #[allow(clippy::unnecessary_wraps, reason = "the shape of a topic")]
     fn nothing(_: &Context<'_>) -> anyhow::Result<()> {
         Ok(())
     }
