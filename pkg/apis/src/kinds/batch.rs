@@ -40,7 +40,7 @@ pub(super) const JOBS: Rules = Rules {
         errors.extend(job_immutable(&new.get("spec"), &old.get("spec")));
         errors
     },
-    warnings: |o, _| template::warnings(&At::root(o).at(&["spec", "template"])),
+    warnings: |o, old| template::warnings(o, old, &["spec", "template"]),
     // what clients of the first API relied on
     orphan: true,
     columns: &[
@@ -394,7 +394,7 @@ pub(super) const CRON_JOBS: Rules = Rules {
         "status" => Vec::new(),
         _ => cron_job(&At::root(new)),
     },
-    warnings: |o, _| template::warnings(&At::root(o).at(&["spec", "jobTemplate", "spec", "template"])),
+    warnings: |o, old| template::warnings(o, old, &["spec", "jobTemplate", "spec", "template"]),
     columns: &[
         ("Name", "string"),
         ("Schedule", "string"),

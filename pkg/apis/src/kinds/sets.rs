@@ -25,7 +25,7 @@ pub(super) const STATEFUL_SETS: Rules = Rules {
             errors
         }
     },
-    warnings: |o, _| template::warnings(&At::root(o).at(&["spec", "template"])),
+    warnings: |o, old| template::warnings(o, old, &["spec", "template"]),
     columns: &[
         ("Name", "string"),
         ("Ready", "string"),
@@ -180,7 +180,7 @@ pub(super) const DAEMON_SETS: Rules = Rules {
             errors
         }
     },
-    warnings: |o, _| template::warnings(&At::root(o).at(&["spec", "template"])),
+    warnings: |o, old| template::warnings(o, old, &["spec", "template"]),
     columns: &[
         ("Name", "string"),
         ("Desired", "integer"),

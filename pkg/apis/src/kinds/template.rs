@@ -1,9 +1,11 @@
 //! Pod templates in other kinds, and numbers that may be percentages.
 
+use apimachinery::Value;
+use apimachinery::meta::at;
 use apimachinery::selectors::LabelSelector;
 
 use super::pod::validation;
-use crate::cursor::{At, Errors, shape};
+use crate::cursor::{At, Errors, same, shape};
 use crate::names;
 
 /// Validates a pod template.
@@ -20,8 +22,12 @@ pub(super) fn validate(errors: &mut Errors, template: &At<'_>) {
     validation::template_spec(errors, &template.get("spec"));
 }
 
-/// Warnings of a pod template.
-pub(super) fn warnings(template: &At<'_>) -> Vec<String> {
+/// Warnings of the pod template at a path of an object, on create and when the template changes.
+pub(super) fn warnings(object: &Value, old: Option<&Value>, path: &[&str]) -> Vec<String> {
+    let template = At::root(object).at(path);
+    if old.is_some_and(|old| same(template.value(), at(old, path))) {
+        return Vec::new();
+    }
     super::pod::warnings::of_spec(&template.get("spec"))
 }
 
@@ -53,5 +59,25 @@ pub(super) fn percent_or_int(at: &At<'_>) -> i64 {
 pub(super) fn at_most_100_percent(errors: &mut Errors, at: &At<'_>) {
     if at.text().strip_suffix('%').and_then(|n| n.parse::<i64>().ok()).is_some_and(|n| n > 100) {
         errors.push(at.invalid("must not be greater than 100%"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn templates_warn_when_they_change() {
+        let object = |value: &str| {
+            json!({"spec": {"replicas": 1, "template": {"spec": {"containers": [{"name": "c",
+                "env": [{"name": "A", "value": value}, {"name": "A", "value": "2"}]}]}}}})
+        };
+        let path = ["spec", "template"];
+        assert_eq!(warnings(&object("1"), None, &path).len(), 1);
+        assert_eq!(warnings(&object("1"), Some(&object("0")), &path).len(), 1);
+        let mut scaled = object("1");
+        scaled["spec"]["replicas"] = json!(5);
+        assert_eq!(warnings(&scaled, Some(&object("1")), &path), [""; 0]);
     }
 }

@@ -31,7 +31,7 @@ pub(super) const DEPLOYMENTS: Rules = Rules {
             errors
         }
     },
-    warnings: |o, _| template::warnings(&At::root(o).at(&["spec", "template"])),
+    warnings: |o, old| template::warnings(o, old, &["spec", "template"]),
     columns: &[
         ("Name", "string"),
         ("Ready", "string"),
@@ -200,7 +200,7 @@ pub(super) const REPLICA_SETS: Rules = Rules {
             errors
         }
     },
-    warnings: |o, _| template::warnings(&At::root(o).at(&["spec", "template"])),
+    warnings: |o, old| template::warnings(o, old, &["spec", "template"]),
     columns: REPLICA_COLUMNS,
     row: |o, now| replica_row(o, now, selector(o["spec"].get("selector"))),
     ..DEFAULT
@@ -270,7 +270,7 @@ pub(super) const REPLICATION_CONTROLLERS: Rules = Rules {
         "status" => replica_status(&At::root(new)),
         _ => replication_controller(&At::root(new)),
     },
-    warnings: |o, _| template::warnings(&At::root(o).at(&["spec", "template"])),
+    warnings: |o, old| template::warnings(o, old, &["spec", "template"]),
     orphan: true,
     columns: REPLICA_COLUMNS,
     row: |o, now| replica_row(o, now, labels(map(o, &["spec", "selector"]))),
@@ -338,7 +338,7 @@ pub(super) const POD_TEMPLATES: Rules = Rules {
     },
     validate: pod_template,
     validate_update: |_, new, _| pod_template(new),
-    warnings: |o, _| template::warnings(&At::root(o).get("template")),
+    warnings: |o, old| template::warnings(o, old, &["template"]),
     columns: &[("Name", "string"), ("Containers", "string"), ("Images", "string"), ("Pod Labels", "string")],
     row: |o, _| {
         let [names, images] = containers(&o["template"]["spec"]);

@@ -29,7 +29,8 @@ pub(super) const PODS: Rules = Rules {
     prepare_update: prepare::update,
     validate: |o| validation::pod(&At::root(o)),
     validate_update: update::validate,
-    warnings: |o, _| warnings::of_spec(&At::root(o).get("spec")),
+    // people write pods, programs update them
+    warnings: |o, old| if old.is_none() { warnings::of_spec(&At::root(o).get("spec")) } else { Vec::new() },
     grace: Some(grace),
     columns: print::COLUMNS,
     row: print::row,
