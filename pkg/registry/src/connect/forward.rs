@@ -275,6 +275,11 @@ mod tests {
         let request = Request::builder().body(empty()).expect("request");
         let refused = forward(&connector, request, &gone, None).await.expect_err("nobody there");
         assert_eq!(refused.code, 503);
+        assert!(
+            refused.message.ends_with("dial tcp 127.0.0.1:1: connect: connection refused"),
+            "{}",
+            refused.message
+        );
         shutdown.cancel();
         connector.stop().await;
     }

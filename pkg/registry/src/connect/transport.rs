@@ -1,5 +1,6 @@
 //! Connections to where requests go: TCP, TLS where asked for, HTTP/1.1 (which is what can be upgraded).
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,8 +30,13 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
     /// No connection.
-    #[error("dial tcp {0}: {1}")]
-    Dial(String, std::io::Error),
+    #[error("dial tcp {address}: {}", go_text(source))]
+    Dial {
+        /// Where to.
+        address: String,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// Connecting took too long.
     #[error("dial tcp {0}: i/o timeout")]
     Timeout(String),
@@ -46,6 +52,18 @@ pub enum TransportError {
     /// The TLS configuration cannot be made.
     #[error("invalid TLS configuration: {0}")]
     Config(rustls::Error),
+}
+
+/// The words clients know of a connection that was not made.
+fn go_text(error: &std::io::Error) -> String {
+    match error.kind() {
+        ErrorKind::ConnectionRefused => "connect: connection refused".into(),
+        ErrorKind::ConnectionReset => "connect: connection reset by peer".into(),
+        ErrorKind::HostUnreachable => "connect: no route to host".into(),
+        ErrorKind::NetworkUnreachable => "connect: network is unreachable".into(),
+        ErrorKind::TimedOut => "connect: connection timed out".into(),
+        _ => error.to_string(),
+    }
 }
 
 /// Accepts any certificate, yet checks that the other side has its key.
@@ -162,7 +180,7 @@ impl Connector {
         let authority = location.authority();
         let tcp = TcpStream::connect((location.host.as_str(), location.port))
             .await
-            .map_err(|e| TransportError::Dial(authority.clone(), e))?;
+            .map_err(|source| TransportError::Dial { address: authority.clone(), source })?;
         // streams of a terminal are small writes
         let _ = tcp.set_nodelay(true);
         if !location.secure {
