@@ -8,7 +8,6 @@ use component::flags::GoDuration;
 /// Flags of leader election. Those not given are taken from a configuration file or upstream's defaults.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[group(id = "leader-election")]
-#[group(skip)]
 pub struct Flags {
     /// Gain leadership before executing the main loop [default: true]
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = ArgAction::Set)]

@@ -33,7 +33,6 @@ const MASTERS: &str = "system:masters";
 /// Flags of the secured port; `--secure-port` is beside them, as its default differs.
 #[derive(Debug, Clone, clap::Args)]
 #[group(id = "serving")]
-#[group(skip)]
 pub struct Flags {
     /// The IP address on which to listen for the --secure-port port
     #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::UNSPECIFIED))]
