@@ -7,7 +7,7 @@ use apimachinery::Value;
 use apimachinery::coerce::FieldValidation;
 use apimachinery::decode::{self, Expected};
 use apimachinery::descriptor::{ResourceDescriptor, Resources, ServedVersion};
-use apimachinery::meta::{GroupVersionKind, metadata_mut};
+use apimachinery::meta::{GroupVersionKind, at, metadata_mut};
 use apimachinery::schema::{NodeId, Schema};
 use apimachinery::status::Status;
 use apimachinery::{default, managedfields, protobuf};
@@ -71,12 +71,21 @@ pub(crate) fn is_being_deleted(bytes: &[u8]) -> bool {
 
 /// What every write stores: the object (in its stored version) normalised, as bytes.
 pub(crate) fn to_stored(target: &Target, object: &mut Value) -> Bytes {
+    normalise(target, object);
+    stored_text(object)
+}
+
+fn normalise(target: &Target, object: &mut Value) {
     let version = target.stored_version();
     stamp(object, &target.descriptor.storage.gvk);
     // events.k8s.io keeps its objects as a kind of another group, in the form its conversion makes
     if target.descriptor.storage.gvk.group == target.descriptor.group {
         default::normalise(&version.schema, version.root, object);
     }
+}
+
+/// The canonical text without resourceVersion, which the store gives.
+fn stored_text(object: &mut Value) -> Bytes {
     if let Some(metadata) = metadata_mut(object) {
         metadata.remove("resourceVersion");
     }
@@ -86,13 +95,14 @@ pub(crate) fn to_stored(target: &Target, object: &mut Value) -> Bytes {
 /// [`to_stored`], with the old times of managed fields where nothing else has changed, so that a write that changes
 /// nothing stores the same bytes.
 pub(crate) fn to_stored_keeping_times(target: &Target, object: &mut Value, old: &Value) -> Bytes {
-    to_stored(target, object);
-    let mut before = old.clone();
-    if let Some(metadata) = metadata_mut(&mut before) {
-        metadata.remove("resourceVersion");
+    normalise(target, object);
+    // whatever version the client named, it is the one being replaced
+    if let (Some(metadata), Some(version)) = (metadata_mut(object), at(old, &["metadata", "resourceVersion"]))
+    {
+        metadata.insert("resourceVersion".into(), version.clone());
     }
-    managedfields::ignore_timestamps(&before, object);
-    canonical(object).into()
+    managedfields::ignore_timestamps(old, object);
+    stored_text(object)
 }
 
 fn stamp(object: &mut Value, gvk: &GroupVersionKind) {

@@ -4,13 +4,16 @@ use std::time::Duration;
 
 use component::metrics::Metrics;
 use http::StatusCode;
-use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 
 use crate::context::RequestContext;
+use crate::store::ResourceStore;
 
 /// Upper bounds of request durations in seconds: upstream's.
 const BUCKETS: [f64; 20] = [
@@ -191,6 +194,55 @@ impl Labels {
             dry_run: String::new(),
         }
     }
+}
+
+/// A metric of caches: name, help, and how it is read.
+type Size = (&'static str, &'static str, fn(&watchcache::Stats) -> i64);
+
+/// Sizes of the watch caches, read when somebody asks for metrics.
+struct CacheSizes(ResourceStore);
+
+impl std::fmt::Debug for CacheSizes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("CacheSizes")
+    }
+}
+
+impl Collector for CacheSizes {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let stats = self.0.cache_stats();
+        let of: [Size; 3] = [
+            (
+                "apiserver_storage_objects",
+                "Number of stored objects at the time of last check split by kind",
+                |s| s.objects as i64,
+            ),
+            (
+                "apiserver_storage_size_of_objects_bytes",
+                "Bytes of JSON of the stored objects split by kind",
+                |s| s.bytes as i64,
+            ),
+            (
+                "apiserver_registered_watchers",
+                "Number of currently registered watchers for a given resource",
+                |s| s.watchers as i64,
+            ),
+        ];
+        for (name, help, value) in of {
+            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for (resource, stats) in &stats {
+                let labels = [("resource", resource.as_str())];
+                ConstGauge::new(value(stats)).encode(metric.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Registers the sizes of a store's caches.
+pub(crate) fn register_caches(metrics: &Metrics, store: &ResourceStore) {
+    let sizes = CacheSizes(store.clone());
+    metrics.register(|registry| registry.register_collector(Box::new(sizes)));
 }
 
 /// A running request.

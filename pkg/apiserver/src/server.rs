@@ -119,7 +119,7 @@ impl ResourceStore {
         self.core.caches.ready()
     }
 
-    /// Sizes of every running cache, by place in the store.
+    /// Sizes of every running cache, by resource (`deployments.apps`).
     pub fn cache_stats(&self) -> Vec<(String, watchcache::Stats)> {
         self.core.caches.stats()
     }
@@ -236,6 +236,7 @@ impl ServerBuilder {
         let resources = Arc::clone(&self.store.core.resources);
         // a second server over one store keeps the first one's extensions
         let _ = self.store.core.extensions.set(self.extensions);
+        crate::metrics::register_caches(&self.metrics, &self.store);
         Arc::new(Server {
             inflight: InFlight::new(self.limits.writes_inflight, self.limits.reads_inflight),
             discovery: Discovery::new(Arc::clone(&resources), self.address),

@@ -78,6 +78,7 @@ async fn health_and_metrics() -> anyhow::Result<()> {
     for needle in [
         "apiserver_request_total{verb=\"LIST\"",
         "apiserver_request_duration_seconds_bucket",
+        "apiserver_storage_objects{resource=\"namespaces\"} 4",
         "process_resident_memory_bytes",
     ] {
         assert!(metrics.contains(needle), "{needle}");

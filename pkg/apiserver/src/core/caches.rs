@@ -19,6 +19,8 @@ const ROOT: &str = "/registry";
 pub(crate) struct Cached {
     pub(crate) cache: Arc<WatchCache>,
     pub(crate) fields: Vec<String>,
+    /// The resource it was started for.
+    resource: String,
 }
 
 impl Cached {
@@ -74,7 +76,8 @@ impl Caches {
         let codec = Arc::new(StoredCodec { json: JsonCodec::new(sources), descriptor: descriptor.clone() });
         let config =
             WatchCacheConfig::new(descriptor.group_resource().to_string(), layout(descriptor), codec);
-        Cached { cache: WatchCache::start(Arc::clone(&self.storage), config), fields }
+        let resource = descriptor.group_resource().to_string();
+        Cached { cache: WatchCache::start(Arc::clone(&self.storage), config), fields, resource }
     }
 
     /// Starts every cache, and waits until they have read the store.
@@ -97,9 +100,9 @@ impl Caches {
         self.running.read().values().all(|c| c.cache.is_ready())
     }
 
-    /// Sizes of every running cache by storage prefix.
+    /// Sizes of every running cache by resource (`deployments.apps`).
     pub(crate) fn stats(&self) -> Vec<(String, watchcache::Stats)> {
-        self.running.read().iter().map(|(prefix, c)| (prefix.clone(), c.cache.stats())).collect()
+        self.running.read().values().map(|c| (c.resource.clone(), c.cache.stats())).collect()
     }
 
     /// Forgets the cache of a resource that is no longer served.

@@ -133,8 +133,8 @@ pub(crate) fn validate_create(target: &Target, object: &Value) -> Vec<FieldError
 
 /// Problems of a changed object's metadata.
 pub(crate) fn validate_update(new: &Value, old: &Value) -> Vec<FieldError> {
-    let of = |object: &Value| object.get("metadata").cloned().unwrap_or_default();
-    objectmeta::validate_update(&of(new), &of(old), "metadata")
+    let [new, old] = [new, old].map(|object| object.get("metadata").unwrap_or(&Value::Null));
+    objectmeta::validate_update(new, old, "metadata")
 }
 
 fn strings<'a>(object: &'a Value, key: &str) -> Vec<&'a str> {

@@ -65,9 +65,16 @@ enum Step {
 struct Current {
     /// In the stored version, with its resourceVersion.
     stored: Value,
-    /// In the request's version.
-    served: Value,
+    /// In the request's version, where that is another.
+    converted: Option<Value>,
     revision: Revision,
+}
+
+impl Current {
+    /// The object in the request's version.
+    fn served(&self) -> &Value {
+        self.converted.as_ref().unwrap_or(&self.stored)
+    }
 }
 
 impl Core {
@@ -183,7 +190,7 @@ impl Core {
         current: &Current,
     ) -> Result<Value, Status> {
         let place = &subject.place;
-        let mut new = change.apply(Some(&current.served))?;
+        let mut new = change.apply(Some(current.served()))?;
         metadata::match_name(&new, subject.name, place.namespace)?;
         metadata::match_namespace(&mut new, place.namespace, place.descriptor.namespaced)?;
         let warnings = &place.context.warnings;
@@ -196,7 +203,7 @@ impl Core {
                     subresource: subject.subresource,
                     manager,
                 };
-                manage.on_update(Some(&current.served), &mut new);
+                manage.on_update(Some(current.served()), &mut new);
             }
             _ => {}
         }
@@ -205,7 +212,7 @@ impl Core {
             let before = new.pointer("/metadata/managedFields").cloned();
             let admit =
                 admission_of(place, Operation::Update, namespace, subject.name, subject.subresource, params);
-            self.admit(&admit, Phase::Mutate, Some(&mut new), Some(&current.served)).await?;
+            self.admit(&admit, Phase::Mutate, Some(&mut new), Some(current.served())).await?;
             apimachinery::managedfields::restore_if_invalid(before.as_ref(), &mut new);
             warnings.extend(metadata::dedup_owners(&mut new, true));
         }
@@ -277,7 +284,7 @@ impl Core {
             let namespace = if is_namespace(place.target) { subject.name } else { place.namespace };
             let admit =
                 admission_of(place, Operation::Update, namespace, subject.name, subject.subresource, params);
-            self.admit_stored(&admit, place.target, new, Some(&current.served)).await?;
+            self.admit_stored(&admit, place.target, new, Some(current.served())).await?;
         }
         Ok(())
     }
@@ -312,9 +319,13 @@ impl Core {
 fn current(subject: &Subject<'_>, kv: &KeyValue) -> Result<Current, Status> {
     let mut stored = crate::codec::from_stored(&subject.place.descriptor, &kv.value)?;
     set_resource_version(&mut stored, kv.mod_revision);
-    let mut served = stored.clone();
-    subject.place.served().from_storage(&mut served);
-    Ok(Current { stored, served, revision: kv.mod_revision })
+    let version = subject.place.served();
+    let converted = version.conversion.is_some().then(|| {
+        let mut served = stored.clone();
+        version.from_storage(&mut served);
+        served
+    });
+    Ok(Current { stored, converted, revision: kv.mod_revision })
 }
 
 /// The optimistic lock and the uid.

@@ -100,7 +100,9 @@ impl Exchange {
     ) -> Result<Response, Status> {
         let served = self.target.served();
         let mut object = object;
-        apimachinery::default::normalise(&served.schema, served.root, &mut object);
+        if served.conversion.is_some() {
+            apimachinery::default::normalise(&served.schema, served.root, &mut object);
+        }
         let shown = match media.view {
             View::Object => {
                 if media.format == Format::Json && !media.pretty {
