@@ -2,7 +2,7 @@
 
 use integration::Cluster;
 
-const MANIFESTS: &str = r#"
+const MANIFESTS: &str = r"
 apiVersion: apps/v1
 kind: Deployment
 metadata: {name: web, labels: {app: web}}
@@ -19,7 +19,7 @@ apiVersion: v1
 kind: ConfigMap
 metadata: {name: settings}
 data: {a: b}
-"#;
+";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kubectl_is_at_home() -> anyhow::Result<()> {
@@ -57,7 +57,8 @@ async fn kubectl_is_at_home() -> anyhow::Result<()> {
     ];
     for (arguments, stdin, expected) in steps {
         let Some(output) = cluster.kubectl(arguments, stdin).await? else {
-            return Ok(cluster.stop().await);
+            cluster.stop().await;
+            return Ok(());
         };
         assert!(output.contains(expected), "kubectl {arguments:?}: {output}");
     }

@@ -168,9 +168,10 @@ mod tests {
 
     #[test]
     fn updates_keep_what_clients_may_not_change() {
-        let old = json!({"metadata": {"name": "a", "uid": "u", "generation": 3, "creationTimestamp": "t",
-                                      "deletionTimestamp": "d", "deletionGracePeriodSeconds": 30}});
-        let mut new = json!({"metadata": {"name": "a", "generation": 9}});
+        let old = json!({"metadata": {"name": "a", "uid": "u", "resourceVersion": "7", "generation": 3,
+                                      "creationTimestamp": "t", "deletionTimestamp": "d",
+                                      "deletionGracePeriodSeconds": 30}});
+        let mut new = json!({"metadata": {"name": "a", "resourceVersion": "7", "generation": 9}});
         prepare_update(&mut new, &old);
         assert_eq!(new, old);
         assert!(validate_update(&new, &old).is_empty());
