@@ -69,6 +69,13 @@ impl Record {
         if self.alive() { Err(Error::Refused(format!("process {} does not end", self.pid))) } else { Ok(()) }
     }
 
+    /// Whether it was killed and is on its way out: `PF_EXITING` of the flags, field 6 after the command name.
+    fn is_exiting(&self) -> bool {
+        const PF_EXITING: u64 = 0x4;
+        let flags = stat(self.pid).and_then(|fields| fields.get(6)?.parse::<u64>().ok());
+        flags.is_none_or(|flags| flags & PF_EXITING != 0)
+    }
+
     /// Resident memory in bytes.
     pub fn resident_bytes(&self) -> u64 {
         resident_bytes(self.pid)
@@ -90,6 +97,17 @@ pub fn resident_bytes(pid: i32) -> u64 {
 pub fn running(paths: &Paths, daemon: &str) -> Option<Record> {
     let record: Record = serde_json::from_slice(&fs::read(paths.pid(daemon)).ok()?).ok()?;
     record.alive().then_some(record)
+}
+
+/// Waits for a daemon that was killed and has not ended yet. A node's first process ends after all others in the node,
+/// so for a moment it looks as if it ran.
+pub fn settle(paths: &Paths, daemon: &str) {
+    /// Longest wait; after it the process counts as running.
+    const LIMIT: Duration = Duration::from_secs(10);
+    let deadline = Instant::now() + LIMIT;
+    while running(paths, daemon).is_some_and(|record| record.is_exiting()) && Instant::now() < deadline {
+        sleep(POLL);
+    }
 }
 
 /// Records a running process as a daemon of the cluster.

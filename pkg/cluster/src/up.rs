@@ -40,6 +40,9 @@ pub async fn up(paths: &Paths, spec: &Spec, progress: Progress<'_>) -> Result<()
             spec.name, existing.nodes, existing.port, spec.name
         )));
     }
+    for daemon in down::recorded(paths) {
+        process::settle(paths, &daemon);
+    }
     let server = process::running(paths, "server");
     preflight::check(spec, server.is_some())?;
     paths.save(spec)?;
