@@ -133,6 +133,7 @@ impl Arguments {
 }
 
 fn main() -> anyhow::Result<()> {
+    component::use_small_pages();
     component::install_crypto();
     let arguments = Arguments::parse_from(component::flags::arguments());
     component::logs::init(&arguments.logs);

@@ -113,6 +113,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             server::main(&paths, &spec).map(|()| ExitCode::SUCCESS)
         }
         Command::Agent(node) => {
+            component::use_small_pages();
             let (paths, spec) = node.which.load()?;
             agent::main(&paths, &spec, &node.node).map(|()| ExitCode::SUCCESS)
         }

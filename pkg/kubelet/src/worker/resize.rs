@@ -34,7 +34,14 @@ impl Worker {
             self.given.insert(id, record.resources.clone().unwrap_or(wanted));
             return false;
         };
-        match compare(container, given, &wanted) {
+        let verdict = compare(container, given, &wanted);
+        // The pod's cgroup must hold the new sum, whichever of the two grows.
+        if verdict != Resize::None
+            && let Err(error) = self.kubelet.cgroups.ensure_pod(&self.pod, self.kubelet.config.cpu_cfs_quota)
+        {
+            tracing::warn!(pod = %self.pod.full_id(), %error, "cannot resize the pod's cgroup");
+        }
+        match verdict {
             Resize::None => false,
             Resize::Restart => {
                 let message = format!("Container {} resize requires restart", container.name);
@@ -42,12 +49,6 @@ impl Worker {
                 true
             }
             Resize::InPlace => {
-                // The pod's cgroup must hold the new sum, whichever of the two grows.
-                if let Err(error) =
-                    self.kubelet.cgroups.ensure_pod(&self.pod, self.kubelet.config.cpu_cfs_quota)
-                {
-                    tracing::warn!(pod = %self.pod.full_id(), %error, "cannot resize the pod's cgroup");
-                }
                 match self.kubelet.runtime.update_resources(&id, wanted.clone()).await {
                     Ok(()) => {
                         self.given.insert(id, wanted);
