@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Context;
 use client::config::{ClientOptions, client_from};
 use cluster::addons::{DNS_PORT, register_dns};
-use cluster::spec::{CLUSTER_CIDR, CLUSTER_DOMAIN, DNS_SERVICE_IP, Paths, Spec};
+use cluster::spec::{CLUSTER_CIDR, CLUSTER_DOMAIN, DNS_SERVICE_IP, Paths, SERVICE_CIDR, Spec};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -46,6 +46,7 @@ async fn run(paths: &Paths, node: &str) -> anyhow::Result<()> {
     let network = podnetwork::Config {
         node_name: node.to_owned(),
         cluster_cidr: CLUSTER_CIDR.to_owned(),
+        service_cidr: SERVICE_CIDR.to_owned(),
         cni_directory: "/etc/cni/net.d".into(),
         mtu: MTU,
     };

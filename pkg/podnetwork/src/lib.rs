@@ -27,6 +27,8 @@ const SYNC_TIMEOUT: Duration = Duration::from_secs(60);
 const RESYNC: Duration = Duration::from_secs(300);
 /// Pause before a failed update is tried again.
 const RETRY: Duration = Duration::from_secs(2);
+/// Name of the device that drops packets: a bridge without ports, as bridges are what CNI needs anyway.
+const SINK: &str = "kw-sink";
 /// Name of the CNI configuration; ours comes first if there are several.
 const CONFIGURATION: &str = "10-kubewright.conflist";
 
@@ -58,6 +60,8 @@ pub struct Config {
     pub node_name: String,
     /// Range of all pod addresses.
     pub cluster_cidr: String,
+    /// Range of service addresses. What the service proxy does not translate ends on this node.
+    pub service_cidr: String,
     /// Directory of CNI configurations.
     pub cni_directory: PathBuf,
     /// Largest packet of pod interfaces in bytes.
@@ -69,8 +73,31 @@ pub struct Config {
 pub struct Plan {
     /// Text of the CNI configuration; `None` until this node has a range, and then the node is not ready for pods.
     pub configuration: Option<String>,
-    /// Ranges and the node addresses they are reached through; `None` is dropped here.
-    pub routes: BTreeMap<String, Option<String>>,
+    /// Ranges and where their packets go.
+    pub routes: BTreeMap<String, Route>,
+}
+
+/// Where packets of a range go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Route {
+    /// To the node with this address.
+    Via(String),
+    /// Nowhere: the sender is told.
+    Unreachable,
+    /// Into a device that drops them. The node's own packets need a route before they are translated, so a range of
+    /// service addresses cannot be unreachable.
+    Sink,
+}
+
+impl Route {
+    /// The route in the words of `ip route`, as (type before the range, rest after it).
+    fn words(&self) -> (&'static str, String) {
+        match self {
+            Self::Via(address) => ("", format!(" via {address}")),
+            Self::Unreachable => ("unreachable ", String::new()),
+            Self::Sink => ("", format!(" dev {SINK}")),
+        }
+    }
 }
 
 /// Decides from the nodes.
@@ -81,9 +108,10 @@ pub fn plan<'a>(config: &Config, nodes: impl IntoIterator<Item = &'a Node>) -> P
         if node.metadata.name.as_deref() == Some(&config.node_name) {
             plan.configuration = Some(configuration(config, range));
             // More specific than the bridge's own route, it would win; the whole cluster's range is less specific.
-            plan.routes.insert(config.cluster_cidr.clone(), None);
+            plan.routes.insert(config.cluster_cidr.clone(), Route::Unreachable);
+            plan.routes.insert(config.service_cidr.clone(), Route::Sink);
         } else if let Some(address) = internal_ip(node) {
-            plan.routes.insert(range.to_owned(), Some(address.to_owned()));
+            plan.routes.insert(range.to_owned(), Route::Via(address.to_owned()));
         }
     }
     plan
@@ -155,12 +183,21 @@ pub async fn run(config: Config, client: kube::Client, shutdown: CancellationTok
 }
 
 async fn act(config: &Config, plan: &Plan) -> Result<(), Error> {
+    make_sink().await?;
     let listed = ip(&["-4", "route", "show", "proto", ROUTE_PROTOCOL], "").await?;
     ip(&["-batch", "-"], &batch(plan, &listed)).await?;
     if let Some(text) = &plan.configuration {
         write_if_changed(&config.cni_directory.join(CONFIGURATION), text)?;
     }
     Ok(())
+}
+
+/// Makes the device that drops packets, once.
+async fn make_sink() -> Result<(), Error> {
+    if ip(&["link", "show", SINK], "").await.is_err() {
+        ip(&["link", "add", SINK, "type", "bridge"], "").await?;
+    }
+    ip(&["link", "set", SINK, "up"], "").await.map(drop)
 }
 
 /// Commands that turn the routes listed into those planned.
@@ -175,13 +212,9 @@ fn batch(plan: &Plan, listed: &str) -> String {
             commands.push_str(&format!("route del {kind}{range} proto {ROUTE_PROTOCOL}\n"));
         }
     }
-    for (range, via) in &plan.routes {
-        match via {
-            Some(address) => {
-                commands.push_str(&format!("route replace {range} via {address} proto {ROUTE_PROTOCOL}\n"));
-            }
-            None => commands.push_str(&format!("route replace unreachable {range} proto {ROUTE_PROTOCOL}\n")),
-        }
+    for (range, route) in &plan.routes {
+        let (kind, rest) = route.words();
+        commands.push_str(&format!("route replace {kind}{range}{rest} proto {ROUTE_PROTOCOL}\n"));
     }
     commands
 }
@@ -235,6 +268,7 @@ mod tests {
         Config {
             node_name: "node1".into(),
             cluster_cidr: "10.244.0.0/16".into(),
+            service_cidr: "10.96.0.0/16".into(),
             cni_directory: "/etc/cni/net.d".into(),
             mtu: 1500,
         }
@@ -248,8 +282,16 @@ mod tests {
             node("node3", None, "172.30.0.13"),
         ];
         let plan = plan(&config(), &nodes);
-        let routes: Vec<_> = plan.routes.iter().map(|(r, v)| (r.as_str(), v.as_deref())).collect();
-        assert_eq!(routes, [("10.244.0.0/16", None), ("10.244.2.0/24", Some("172.30.0.12"))]);
+        let routes: Vec<_> =
+            plan.routes.iter().map(|(range, route)| (range.as_str(), route.clone())).collect();
+        assert_eq!(
+            routes,
+            [
+                ("10.244.0.0/16", Route::Unreachable),
+                ("10.244.2.0/24", Route::Via("172.30.0.12".into())),
+                ("10.96.0.0/16", Route::Sink)
+            ]
+        );
         assert!(plan.configuration.is_some_and(|text| text.contains(r#""subnet": "10.244.1.0/24""#)));
     }
 
@@ -269,7 +311,8 @@ mod tests {
             batch(&plan(&config(), &nodes), listed),
             "route del 10.244.9.0/24 proto 120\n\
              route replace unreachable 10.244.0.0/16 proto 120\n\
-             route replace 10.244.2.0/24 via 172.30.0.12 proto 120\n"
+             route replace 10.244.2.0/24 via 172.30.0.12 proto 120\n\
+             route replace 10.96.0.0/16 dev kw-sink proto 120\n"
         );
     }
 }

@@ -17,14 +17,19 @@ pub(crate) fn run(context: &Context<'_>) -> anyhow::Result<()> {
     let refused = kubectl.fail("scale deployment/web --current-replicas=9 --replicas=1")?;
     ensure!(refused.contains("Expected replicas to be 9, was 4"), "{refused}");
     kubectl.run("scale deployment/web --replicas=2")?;
-    eventually("two pods are left", LONG, || {
-        let pods = kubectl.run("get pods -l app=web -o name")?;
-        ensure!(pods.lines().count() == 2, "{pods}");
-        Ok(())
-    })?;
+    let two_left = || {
+        eventually("two pods are left", LONG, || {
+            let pods = kubectl.run("get pods -l app=web -o name")?;
+            ensure!(pods.lines().count() == 2, "{pods}");
+            Ok(())
+        })
+    };
+    two_left()?;
 
     kubectl.shows("set env deployment/web COLOUR=blue", &["env updated"])?;
     status()?;
+    // The old pods are on their way out for a moment.
+    two_left()?;
     let pod = kubectl.run(
         "get pods -l app=web --field-selector status.phase=Running -o jsonpath={.items[0].metadata.name}",
     )?;
