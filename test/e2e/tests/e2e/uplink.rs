@@ -11,8 +11,10 @@ use crate::manifests::{idle_pod, server_deployment, wait_for};
 
 /// Ranges of pods and services.
 const RANGES: [&str; 2] = ["10.244.0.0/16", "10.96.0.0/16"];
-/// A range that is neither (RFC 5737, for documentation): what is sent there does go to the gateway, and ends there.
+/// A range that is neither (RFC 5737, for documentation): what is sent there does go to the gateway.
 const CONTROL: &str = "192.0.2.0/24";
+/// An address of it, which the gateway itself is given.
+const CONTROL_ADDRESS: &str = "192.0.2.1";
 
 pub(crate) fn run(context: &Context<'_>) -> anyhow::Result<()> {
     let (kubectl, cluster) = (&context.kubectl, context.cluster);
@@ -61,7 +63,8 @@ pub(crate) fn run(context: &Context<'_>) -> anyhow::Result<()> {
     ensure!(lost == 0, "{lost} packets for pods or services left their node for the gateway");
 
     // That the counters count.
-    drop(cluster.fetch_from("node1", "http://192.0.2.1/"));
+    cluster.run_on("fabric", &format!("ip address add {CONTROL_ADDRESS}/32 dev br0"))?;
+    drop(cluster.fetch_from("node1", &format!("http://{CONTROL_ADDRESS}/")));
     ensure!(counted(cluster, &[CONTROL])? > 0, "the counters do not count");
     Ok(())
 }
