@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Writes the facts about the API (api/schema/*.txt, api/resources.txt) from reference documents.
+"""Writes the facts about the API (api/schema/*.txt, api/resources.txt, api/operations.txt) from reference documents.
 
     hack/extract-api-facts.py REFERENCE GO_TYPES
 
-REFERENCE holds openapi-v2-1.36.json.gz, protobuf-1.36.json and resources.json. GO_TYPES holds checkouts of
+REFERENCE holds openapi-v2-1.36.json.gz, protobuf-1.36.json, resources.json, conformance-endpoints.json and
+conformance-tests.json. GO_TYPES holds checkouts of
 release-1.36 of k8s.io/{api,apimachinery,apiextensions-apiserver,kube-aggregator}, one folder each; only struct tags and
 `+default` markers are read there (pointer or not, omitempty), which no published document says. The product needs
 neither; run this when the API moves to a new release. No sentence of either source is written: names, types,
@@ -316,16 +317,55 @@ def resources(reference):
     return lines
 
 
+def operations(endpoints, tests, resource_list, openapi_paths):
+    """Operations of the conformance list by path: `METHOD VERB ID`. Stops at one that the other documents do not know."""
+    served = {}
+    for group_version, entries in resource_list.items():
+        prefix = ("/api/" if "/" not in group_version else "/apis/") + group_version
+        for r in entries:
+            for name, verbs in [(r["name"], r["verbs"])] + [(s["name"], s["verbs"]) for s in r.get("subresources", [])]:
+                served[prefix, name] = set(verbs)
+    by_path = defaultdict(list)
+    for o in endpoints:
+        path = o["path"]
+        method = o["method"].lower()
+        if openapi_paths.get(path, {}).get(method, {}).get("operationId") != o["operationId"]:
+            raise SystemExit(f"{o['method']} {path} is not {o['operationId']} in OpenAPI")
+        words = [w for w in path.split("/") if w]
+        if words[0] in ("api", "apis") and not path.endswith("/"):
+            at = 2 if words[0] == "api" else 3
+            prefix, rest = "/" + "/".join(words[:at]), words[at:]
+            if rest[0] == "namespaces" and len(rest) > 2 and rest[1] == "{namespace}":
+                rest = rest[2:]
+            resource = "/".join([rest[0]] + [w for w in rest[2:] if not w.startswith("{")])
+            if o["verb"] not in served.get((prefix, resource), ()):
+                raise SystemExit(f"{o['operationId']}: {prefix} does not serve {o['verb']} of {resource}")
+        by_path[path].append(f"  {o['method']} {o['verb']} {o['operationId']}")
+    called = {e for t in tests for e in t["endpoints"]}
+    for o in endpoints:
+        if o["operationId"] not in called:
+            raise SystemExit(f"{o['operationId']} is in the list, but no conformance test calls it")
+    lines = []
+    for path, entries in by_path.items():
+        lines += [path, *entries]
+    return lines
+
+
 def main():
     if len(sys.argv) != 3:
         raise SystemExit(__doc__)
     reference, go_root = sys.argv[1:]
     with gzip.open(os.path.join(reference, "openapi-v2-1.36.json.gz"), "rt", encoding="utf-8") as f:
-        openapi = json.load(f)["definitions"]
+        document = json.load(f)
+        openapi = document["definitions"]
     with open(os.path.join(reference, "protobuf-1.36.json"), encoding="utf-8") as f:
         messages = json.load(f)
     with open(os.path.join(reference, "resources.json"), encoding="utf-8") as f:
         resource_list = json.load(f)
+    with open(os.path.join(reference, "conformance-endpoints.json"), encoding="utf-8") as f:
+        endpoints = json.load(f)
+    with open(os.path.join(reference, "conformance-tests.json"), encoding="utf-8") as f:
+        tests = json.load(f)
     out, every_version = schema_files(openapi, messages, go_packages(go_root))
     os.makedirs(os.path.join(API, "schema"), exist_ok=True)
     for old in os.listdir(os.path.join(API, "schema")):
@@ -338,6 +378,8 @@ def main():
         f.write("\n".join(every_version) + "\n")
     with open(os.path.join(API, "resources.txt"), "w", encoding="utf-8") as f:
         f.write("\n".join(resources(resource_list)) + "\n")
+    with open(os.path.join(API, "operations.txt"), "w", encoding="utf-8") as f:
+        f.write("\n".join(operations(endpoints, tests, resource_list, document["paths"])) + "\n")
 
 
 if __name__ == "__main__":

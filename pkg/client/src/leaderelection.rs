@@ -27,6 +27,8 @@ pub struct LeaderElection {
     /// Namespace of the lease.
     pub namespace: String,
     /// Name of the lease, such as `kube-scheduler`.
+    pub lease: String,
+    /// Name of the component, which is that of its lease unless told otherwise.
     pub name: &'static str,
     /// This process; `HOST_UUID` upstream.
     pub identity: String,
@@ -43,6 +45,7 @@ impl LeaderElection {
     pub fn new(name: &'static str, identity: impl Into<String>) -> Self {
         Self {
             namespace: "kube-system".into(),
+            lease: name.into(),
             name,
             identity: identity.into(),
             lease_duration: Duration::from_secs(15),
@@ -85,7 +88,7 @@ impl Elector {
     fn plan(&mut self, held: Option<Lease>, now: Instant, wall: Timestamp) -> Plan {
         let Some(mut lease) = held else {
             let metadata = ObjectMeta {
-                name: Some(self.config.name.into()),
+                name: Some(self.config.lease.clone()),
                 namespace: Some(self.config.namespace.clone()),
                 ..ObjectMeta::default()
             };
@@ -131,7 +134,7 @@ impl Elector {
 
     /// One try to take or keep the lease.
     async fn attempt(&mut self, rest: &Rest) -> Result<bool, kube::Error> {
-        let held = match rest.get(&LEASES, &self.config.namespace, self.config.name).await {
+        let held = match rest.get(&LEASES, &self.config.namespace, &self.config.lease).await {
             Ok(tree) => Some(typed(tree)?),
             Err(error) if is_not_found(&error) => None,
             Err(error) => return Err(error),
@@ -154,7 +157,7 @@ impl Elector {
             Ok(held) => held,
             Err(error) => {
                 warn!(
-                    lease = self.config.name,
+                    lease = self.config.lease,
                     error = &error as &dyn std::error::Error,
                     "cannot reach the lease"
                 );
@@ -165,7 +168,7 @@ impl Elector {
 
     /// Gives the lease up, so that a stand-by need not wait for its end.
     async fn release(&mut self, rest: &Rest) {
-        let Ok(tree) = rest.get(&LEASES, &self.config.namespace, self.config.name).await else { return };
+        let Ok(tree) = rest.get(&LEASES, &self.config.namespace, &self.config.lease).await else { return };
         let Ok(mut lease) = typed::<Lease>(tree) else { return };
         let Some(spec) = &mut lease.spec else { return };
         if spec.holder_identity.as_deref() != Some(self.config.identity.as_str()) {
@@ -175,7 +178,7 @@ impl Elector {
         spec.lease_duration_seconds = Some(1);
         if let Err(error) = rest.update(&LEASES, "", &lease).await {
             warn!(
-                lease = self.config.name,
+                lease = self.config.lease,
                 error = &error as &dyn std::error::Error,
                 "cannot release the lease"
             );
@@ -206,7 +209,7 @@ where
     if shutdown.run_until_cancelled(acquire).await.is_none() {
         return Ended::Stopped;
     }
-    info!(lease = config.name, identity = config.identity, "became leader");
+    info!(lease = config.lease, identity = config.identity, "became leader");
     METRICS.leader.get_or_create(&label).set(1);
     let leading = shutdown.child_token();
     let mut work = tokio::spawn(lead(leading.clone()));
@@ -221,7 +224,7 @@ where
         if let Ok(true) = timeout_at(deadline, elector.attempt_logged(&rest)).await {
             renewed = Instant::now();
         } else if Instant::now() >= deadline {
-            warn!(lease = config.name, "lost the lease");
+            warn!(lease = config.lease, "lost the lease");
             break (Ended::Lost, true);
         }
     };

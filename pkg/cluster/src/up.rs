@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, NodeCondition};
 use kube::api::{Api, ListParams};
 
 use crate::spec::{API_PORT, Paths, Spec, Storage};
@@ -51,6 +51,7 @@ pub async fn up(paths: &Paths, spec: &Spec, progress: Progress<'_>) -> Result<()
     if spec.storage == Storage::Etcd && process::running(paths, "etcd").is_none() {
         step(progress, "etcd", || start_etcd(paths, spec))?;
     }
+    let since = Since::of(paths, spec);
     // Nodes need about as long for their runtime as the server for its start: both go on at once.
     step(progress, "start server and nodes", || {
         if server.is_none() {
@@ -66,7 +67,7 @@ pub async fn up(paths: &Paths, spec: &Spec, progress: Progress<'_>) -> Result<()
         images::ensure_pause(paths, spec)
     })?;
     let started = Instant::now();
-    let routes = wait_for_nodes(paths, spec, &client).await?;
+    let routes = wait_for_nodes(paths, spec, &client, &since).await?;
     network::route_pods_from_control_plane(spec, &routes)?;
     progress("nodes ready", Some(started.elapsed()));
     Ok(())
@@ -226,17 +227,47 @@ fn timeout(what: &str, limit: Duration, log: &std::path::Path) -> Error {
     Error::Timeout { what: what.into(), seconds: limit.as_secs(), log: log.into() }
 }
 
+/// Which nodes this run starts, and when: what the store says of them is from an earlier life until they report.
+struct Since {
+    /// Seconds since 1970, as precise as heartbeats are.
+    started: i64,
+    fresh: Vec<String>,
+}
+
+impl Since {
+    fn of(paths: &Paths, spec: &Spec) -> Self {
+        let fresh = spec
+            .node_names()
+            .filter(|node| process::running(paths, &format!("{node}-init")).is_none())
+            .collect();
+        let started = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |elapsed| elapsed.as_secs() as i64);
+        Self { started, fresh }
+    }
+
+    /// Whether a node is Ready by a report of its present life.
+    fn is_ready(&self, node: &Node) -> bool {
+        let fresh = node.metadata.name.as_ref().is_some_and(|name| self.fresh.contains(name));
+        ready_condition(node).is_some_and(|condition| {
+            let reported = condition.last_heartbeat_time.as_ref().map(|time| time.0.as_second());
+            condition.status == "True" && (!fresh || reported >= Some(self.started))
+        })
+    }
+}
+
 /// Waits until every node is Ready; gives the routes to their pods as (range, node address).
 async fn wait_for_nodes(
     paths: &Paths,
     spec: &Spec,
     client: &kube::Client,
+    since: &Since,
 ) -> Result<Vec<(String, String)>, Error> {
     let nodes: Api<Node> = Api::all(client.clone());
     let deadline = Instant::now() + NODES_TIMEOUT;
     loop {
         let list = nodes.list(&ListParams::default()).await.map(|l| l.items).unwrap_or_default();
-        let ready: Vec<&Node> = list.iter().filter(|node| is_ready(node)).collect();
+        let ready: Vec<&Node> = list.iter().filter(|node| since.is_ready(node)).collect();
         let unready =
             spec.node_names().find(|name| !ready.iter().any(|n| n.metadata.name.as_ref() == Some(name)));
         let Some(unready) = unready else { return Ok(ready.into_iter().filter_map(route).collect()) };
@@ -251,9 +282,13 @@ async fn wait_for_nodes(
     }
 }
 
+fn ready_condition(node: &Node) -> Option<&NodeCondition> {
+    let conditions = node.status.as_ref()?.conditions.as_deref()?;
+    conditions.iter().find(|condition| condition.type_ == "Ready")
+}
+
 pub(crate) fn is_ready(node: &Node) -> bool {
-    let conditions = node.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
-    conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
+    ready_condition(node).is_some_and(|condition| condition.status == "True")
 }
 
 fn route(node: &Node) -> Option<(String, String)> {
@@ -266,4 +301,34 @@ fn route(node: &Node) -> Option<(String, String)> {
 /// Address and port the server listens on inside the cluster's network.
 pub fn server_address() -> (Ipv4Addr, u16) {
     (Spec::control_plane_ip(), API_PORT)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_node_just_started_counts_by_its_own_report_only() {
+        let node = |status: &str, heartbeat: &str| -> Node {
+            serde_json::from_value(json!({
+                "metadata": {"name": "node1"},
+                "status": {"conditions": [{"type": "Ready", "status": status, "lastHeartbeatTime": heartbeat}]},
+            }))
+            .unwrap()
+        };
+        let started = 1_000_000_000; // 2001-09-09T01:46:40Z
+        let fresh = Since { started, fresh: vec!["node1".into()] };
+        let running = Since { started, fresh: vec!["node2".into()] };
+        for (status, heartbeat, by_fresh, by_running) in [
+            ("True", "2001-09-09T01:46:39Z", false, true),
+            ("True", "2001-09-09T01:46:40Z", true, true),
+            ("False", "2001-09-09T01:46:41Z", false, false),
+        ] {
+            let node = node(status, heartbeat);
+            assert_eq!((fresh.is_ready(&node), running.is_ready(&node)), (by_fresh, by_running), "{heartbeat}");
+        }
+        assert!(!fresh.is_ready(&Node::default()));
+    }
 }

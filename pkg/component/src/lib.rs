@@ -4,6 +4,7 @@
 //! Each module is one concern and can be read alone.
 
 pub mod flags;
+pub mod gates;
 pub mod health;
 pub mod http;
 pub mod logs;

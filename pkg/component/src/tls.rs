@@ -129,14 +129,102 @@ impl ResolvesServerCert for ServerCertificate {
     }
 }
 
+/// Which protocol versions and cipher suites a server offers: `--tls-min-version` and `--tls-cipher-suites`.
+#[derive(Debug, Clone, Default)]
+pub struct Offer {
+    only_tls13: bool,
+    /// Suites of TLS 1.2; `None` is every one there is. Those of TLS 1.3 are all offered, as by Go's servers.
+    suites: Option<Vec<rustls::CipherSuite>>,
+}
+
+/// Suites that Go's servers may be told to use and this one never does: none of them has forward secrecy and
+/// authenticated encryption both.
+const NEVER_OFFERED: [&str; 13] = [
+    "TLS_RSA_WITH_RC4_128_SHA",
+    "TLS_RSA_WITH_3DES_EDE_CBC_SHA",
+    "TLS_RSA_WITH_AES_128_CBC_SHA",
+    "TLS_RSA_WITH_AES_256_CBC_SHA",
+    "TLS_RSA_WITH_AES_128_CBC_SHA256",
+    "TLS_RSA_WITH_AES_128_GCM_SHA256",
+    "TLS_RSA_WITH_AES_256_GCM_SHA384",
+    "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA",
+    "TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA",
+    "TLS_ECDHE_RSA_WITH_3DES_EDE_CBC_SHA",
+    "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA",
+    "TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA",
+    "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA256",
+];
+
+impl Offer {
+    /// Reads the flags' texts; an empty version and no suites are the defaults. A list says what may be offered, so
+    /// suites that are never offered here are passed over with a warning, unless nothing would be left.
+    pub fn parse(min_version: &str, suites: &[String]) -> Result<Self, Error> {
+        let only_tls13 = match min_version {
+            "" | "VersionTLS12" => false,
+            "VersionTLS13" => true,
+            "VersionTLS10" | "VersionTLS11" => {
+                return Err(Error::Invalid(format!(
+                    "TLS version {min_version:?} is not supported: VersionTLS12 is the lowest"
+                )));
+            }
+            other => return Err(Error::Invalid(format!("unknown tls version {other:?}"))),
+        };
+        let mut chosen = Vec::new();
+        for name in suites.iter().map(|name| name.trim()).filter(|name| !name.is_empty()) {
+            let plain = name.strip_suffix("_SHA256").filter(|n| n.ends_with("POLY1305")).unwrap_or(name);
+            let known = provider().cipher_suites.iter().map(rustls::SupportedCipherSuite::suite).find(|suite| {
+                let own = suite.as_str().unwrap_or_default().replace("TLS13_", "TLS_");
+                own == name || own.strip_suffix("_SHA256").is_some_and(|own| own == plain)
+            });
+            match known {
+                Some(suite) => chosen.push(suite),
+                None if NEVER_OFFERED.contains(&name) => {
+                    tracing::warn!(suite = name, "this TLS cipher suite is never offered");
+                }
+                None => {
+                    return Err(Error::Invalid(format!("Cipher suite {name} not supported or doesn't exist")));
+                }
+            }
+        }
+        if chosen.is_empty() && !suites.is_empty() && !only_tls13 {
+            return Err(Error::Invalid("none of the TLS cipher suites is supported".into()));
+        }
+        Ok(Self { only_tls13, suites: (!suites.is_empty()).then_some(chosen) })
+    }
+
+    fn provider(&self) -> Arc<rustls::crypto::CryptoProvider> {
+        let mut own = rustls::crypto::aws_lc_rs::default_provider();
+        if let Some(suites) = &self.suites {
+            own.cipher_suites.retain(|s| s.tls13().is_some() || suites.contains(&s.suite()));
+        }
+        Arc::new(own)
+    }
+
+    fn versions(&self) -> &'static [&'static rustls::SupportedProtocolVersion] {
+        let no_tls12 = self.suites.as_ref().is_some_and(|s| {
+            !provider().cipher_suites.iter().any(|own| own.tls13().is_none() && s.contains(&own.suite()))
+        });
+        if self.only_tls13 || no_tls12 { &[&rustls::version::TLS13] } else { rustls::ALL_VERSIONS }
+    }
+}
+
 /// A server configuration for HTTP/2 and HTTP/1.1. With client roots, a client certificate is asked for and must then
 /// chain to one of them; a client without one is let through for other authenticators to judge.
 pub fn server_config(
     certificate: Arc<ServerCertificate>,
     client_roots: Option<RootCertStore>,
 ) -> Result<Arc<ServerConfig>, Error> {
-    let builder = ServerConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
+    server_config_offering(certificate, client_roots, &Offer::default())
+}
+
+/// [`server_config`] that offers only these versions and suites.
+pub fn server_config_offering(
+    certificate: Arc<ServerCertificate>,
+    client_roots: Option<RootCertStore>,
+    offer: &Offer,
+) -> Result<Arc<ServerConfig>, Error> {
+    let builder = ServerConfig::builder_with_provider(offer.provider())
+        .with_protocol_versions(offer.versions())
         .map_err(|e| Error::Invalid(e.to_string()))?;
     let mut config = match client_roots {
         Some(roots) => {
@@ -151,4 +239,40 @@ pub fn server_config(
     .with_cert_resolver(certificate);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offered(min: &str, suites: &[&str]) -> Result<(usize, Vec<String>), String> {
+        let suites: Vec<String> = suites.iter().map(|s| (*s).to_owned()).collect();
+        let offer = Offer::parse(min, &suites).map_err(|e| e.to_string())?;
+        let provider = offer.provider();
+        let tls12 = provider.cipher_suites.iter().filter(|s| s.tls13().is_none());
+        let names = tls12.map(|s| s.suite().as_str().unwrap_or_default().to_owned()).collect();
+        Ok((offer.versions().len(), names))
+    }
+
+    #[test]
+    fn suites_are_named_as_in_go() {
+        let gcm = "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256";
+        let chacha = "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305";
+        assert_eq!(offered("", &[]).expect("defaults").0, 2);
+        assert_eq!(offered("VersionTLS12", &[gcm]), Ok((2, vec![gcm.to_owned()])));
+        assert_eq!(
+            offered("", &[chacha, "TLS_RSA_WITH_AES_128_GCM_SHA256"]),
+            Ok((2, vec![format!("{chacha}_SHA256")]))
+        );
+        assert_eq!(offered("VersionTLS13", &[]).expect("1.3").0, 1);
+        assert_eq!(offered("", &["TLS_AES_128_GCM_SHA256"]), Ok((1, vec![])), "only suites of 1.3");
+        for (min, suite) in [
+            ("VersionTLS10", gcm),
+            ("VersionTLS14", gcm),
+            ("", "TLS_NONE"),
+            ("", "TLS_RSA_WITH_AES_128_CBC_SHA"),
+        ] {
+            assert!(offered(min, &[suite]).is_err(), "{min} {suite}");
+        }
+    }
 }

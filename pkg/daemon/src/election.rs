@@ -24,6 +24,9 @@ pub struct Flags {
     /// The type of resource used for locking [default: leases]
     #[arg(long, value_parser = ["leases"])]
     pub leader_elect_resource_lock: Option<String>,
+    /// Name of the lease [default: the component's]
+    #[arg(long)]
+    pub leader_elect_resource_name: Option<String>,
     /// Namespace of the lease [default: kube-system]
     #[arg(long)]
     pub leader_elect_resource_namespace: Option<String>,
@@ -37,6 +40,9 @@ impl Flags {
         }
         let identity = format!("{}_{}", client::config::host_name(), uuid::Uuid::new_v4());
         let mut election = LeaderElection::new(name, identity);
+        if let Some(lease) = &self.leader_elect_resource_name {
+            election.lease.clone_from(lease);
+        }
         if let Some(namespace) = &self.leader_elect_resource_namespace {
             election.namespace.clone_from(namespace);
         }

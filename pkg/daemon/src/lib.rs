@@ -2,4 +2,5 @@
 //! a port secured by asking the API server who may read it, and the flags of leader election.
 
 pub mod election;
+mod identity;
 pub mod serving;

@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use auth::authn::token::bearer_token;
-use auth::authn::x509::X509Authenticator;
+use clap::ArgAction;
 use client::config::{ClientOptions, client_from};
 use client::rest::{ResourceId, Rest};
 use component::health::Checks;
@@ -17,16 +16,16 @@ use component::{pki, tls};
 use futures::future::BoxFuture;
 use http::StatusCode;
 use http::request::Parts;
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject as _;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-const TOKEN_REVIEWS: ResourceId =
-    ResourceId::cluster("authentication.k8s.io", "v1", "tokenreviews", "TokenReview");
+use crate::identity::{Identification, Trust, User};
+
 const ACCESS_REVIEWS: ResourceId =
     ResourceId::cluster("authorization.k8s.io", "v1", "subjectaccessreviews", "SubjectAccessReview");
+/// What asks for a Go profile is told: this is not a Go program.
+const NO_PROFILES: &str = "profiles of the Go runtime do not exist here; use perf(1) on the process\n";
 /// Members may do anything, without the API server being asked.
 const MASTERS: &str = "system:masters";
 
@@ -46,24 +45,51 @@ pub struct Flags {
     /// Authorities whose client certificates are accepted
     #[arg(long)]
     pub client_ca_file: Option<PathBuf>,
+    /// Authorities whose certificates front proxies present
+    #[arg(long)]
+    pub requestheader_client_ca_file: Option<PathBuf>,
+    /// Common names of front proxies; any name when empty
+    #[arg(long, value_delimiter = ',')]
+    pub requestheader_allowed_names: Vec<String>,
+    /// Headers of user names, from front proxies
+    #[arg(long, value_delimiter = ',', default_value = "x-remote-user")]
+    pub requestheader_username_headers: Vec<String>,
+    /// Headers of user UIDs, from front proxies
+    #[arg(long, value_delimiter = ',')]
+    pub requestheader_uid_headers: Vec<String>,
+    /// Headers of groups, from front proxies
+    #[arg(long, value_delimiter = ',', default_value = "x-remote-group")]
+    pub requestheader_group_headers: Vec<String>,
+    /// Prefixes of headers of extra facts, from front proxies
+    #[arg(long, value_delimiter = ',', default_value = "x-remote-extra-")]
+    pub requestheader_extra_headers_prefix: Vec<String>,
     /// kubeconfig allowed to create tokenreviews; without it bearer tokens are refused
     #[arg(long)]
     pub authentication_kubeconfig: Option<PathBuf>,
+    /// Do not look the authorities up in the cluster when --client-ca-file is not given
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, action = ArgAction::Set)]
+    pub authentication_skip_lookup: bool,
+    /// Go on when the authorities cannot be looked up in the cluster: certificates are then refused
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = true, action = ArgAction::Set)]
+    pub authentication_tolerate_lookup_failure: bool,
     /// kubeconfig allowed to create subjectaccessreviews; without it only members of system:masters are let in
     #[arg(long)]
     pub authorization_kubeconfig: Option<PathBuf>,
     /// Paths served without asking who is there
     #[arg(long, value_delimiter = ',', default_value = "/healthz,/readyz,/livez")]
     pub authorization_always_allow_paths: Vec<String>,
+    /// Answer below /debug/pprof/ (saying that there are no profiles of a Go runtime)
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = true, action = ArgAction::Set)]
+    pub profiling: bool,
 }
 
 /// Answers requests.
 struct Endpoints {
     checks: Checks,
     metrics: Metrics,
-    certificates: Option<X509Authenticator>,
-    tokens: Option<Rest>,
+    identification: Identification,
     access: Option<Rest>,
+    profiling: bool,
     open: Vec<String>,
 }
 
@@ -81,23 +107,15 @@ impl Server {
         port: u16,
         metrics: Metrics,
     ) -> anyhow::Result<Self> {
-        let roots = args.client_ca_file.as_deref().map(tls::read).transpose()?;
-        let certificates = match &roots {
-            Some(pem) => {
-                let roots: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(pem)
-                    .collect::<Result<_, _>>()
-                    .context("--client-ca-file holds no usable certificates")?;
-                Some(X509Authenticator::new(&roots)?)
-            }
-            None => None,
-        };
+        let reviews = reviewer(component, args.authentication_kubeconfig.as_ref()).await?;
+        let trust = Trust::gather(args, reviews.as_ref()).await?;
         let handler = Arc::new(Endpoints {
             checks: Checks::new(),
             metrics,
-            certificates,
-            tokens: reviewer(component, args.authentication_kubeconfig.as_ref()).await?,
+            identification: Identification::new(&trust, reviews)?,
             access: reviewer(component, args.authorization_kubeconfig.as_ref()).await?,
             open: args.authorization_always_allow_paths.clone(),
+            profiling: args.profiling,
         });
         if port == 0 {
             return Ok(Self { bound: None, handler });
@@ -110,7 +128,7 @@ impl Server {
                 tls::ServerCertificate::fixed(pair.cert.as_bytes(), pair.key.as_bytes())?
             }
         };
-        let roots = roots.as_deref().map(tls::roots).transpose()?;
+        let roots = trust.all().as_deref().map(tls::roots).transpose()?;
         let config = tls::server_config(certificate, roots)?;
         let address = SocketAddr::new(args.bind_address, port);
         let listener =
@@ -136,12 +154,6 @@ async fn reviewer(component: &'static str, kubeconfig: Option<&PathBuf>) -> anyh
     Ok(Some(Rest::new(client_from(&options).await?, component)))
 }
 
-/// Who asks, as a SubjectAccessReview names them.
-struct User {
-    name: String,
-    groups: Vec<String>,
-}
-
 impl Endpoints {
     async fn answer(self: Arc<Self>, request: Parts) -> Response {
         let path = request.uri.path().to_owned();
@@ -157,6 +169,9 @@ impl Endpoints {
                 let which = Some(check).filter(|check| !check.is_empty());
                 self.checks.respond(kind, which, query.as_deref()).await
             }
+            ("debug", rest) if self.profiling && rest.split('/').next() == Some("pprof") => {
+                text(StatusCode::NOT_IMPLEMENTED, NO_PROFILES)
+            }
             _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
         }
     }
@@ -169,20 +184,20 @@ impl Endpoints {
     }
 
     async fn admit(&self, request: &Parts, path: &str) -> Result<(), Response> {
-        let Some(user) = self.identify(request).await else {
+        let Some(user) = self.identification.user(request).await else {
             return Err(text(StatusCode::UNAUTHORIZED, "Unauthorized\n"));
         };
         if user.groups.iter().any(|group| group == MASTERS) {
             return Ok(());
         }
+        let User { name, uid, groups } = &user;
         let forbidden = || {
             let verb = request.method.as_str().to_lowercase();
-            let name = &user.name;
             text(StatusCode::FORBIDDEN, format!("Forbidden (user={name}, verb={verb}, path={path})\n"))
         };
         let Some(access) = &self.access else { return Err(forbidden()) };
         let review = json!({"spec": {
-            "user": user.name, "groups": user.groups,
+            "user": name, "uid": uid, "groups": groups,
             "nonResourceAttributes": {"path": path, "verb": request.method.as_str().to_lowercase()},
         }});
         match access.create(&ACCESS_REVIEWS, "", &review).await {
@@ -193,31 +208,6 @@ impl Endpoints {
                 Err(text(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error\n"))
             }
         }
-    }
-
-    async fn identify(&self, request: &Parts) -> Option<User> {
-        if let (Some(certificates), Some(info)) =
-            (&self.certificates, request.extensions.get::<Arc<ConnInfo>>())
-            && let Ok(Some(user)) = certificates.user(&info.certificates, jiff::Timestamp::now())
-        {
-            return Some(User { name: user.name, groups: user.groups });
-        }
-        let token = bearer_token(&request.headers)?;
-        let answer = self
-            .tokens
-            .as_ref()?
-            .create(&TOKEN_REVIEWS, "", &json!({"spec": {"token": token}}))
-            .await
-            .ok()?;
-        if answer.pointer("/status/authenticated") != Some(&json!(true)) {
-            return None;
-        }
-        let user = answer.pointer("/status/user")?;
-        let groups = user.get("groups").and_then(Value::as_array).into_iter().flatten();
-        Some(User {
-            name: user.get("username")?.as_str()?.to_owned(),
-            groups: groups.filter_map(Value::as_str).map(str::to_owned).collect(),
-        })
     }
 }
 

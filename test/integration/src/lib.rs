@@ -13,7 +13,7 @@ use auth::UserInfo;
 use bytes::Bytes;
 use component::http::{Body, full};
 use controlplane::dev::Dev;
-use controlplane::{ControlPlane, StorageConfig};
+use controlplane::{Config, ControlPlane, StorageConfig};
 use http::{HeaderMap, Request};
 use http_body_util::BodyExt;
 use serde_json::Value;
@@ -67,10 +67,19 @@ impl Cluster {
 
     /// Starts a server with a store.
     pub async fn with(storage: StorageConfig) -> anyhow::Result<Self> {
+        Self::configured(storage, |_| {}).await
+    }
+
+    /// Starts a server with a store and changes to its configuration.
+    pub async fn configured(
+        storage: StorageConfig,
+        configure: impl FnOnce(&mut Config),
+    ) -> anyhow::Result<Self> {
         component::install_crypto();
         component::logs::init(&component::logs::Options::default());
         let dir = tempfile::tempdir()?;
-        let dev = Dev::new(SocketAddr::from(([127, 0, 0, 1], 0)), storage)?;
+        let mut dev = Dev::new(SocketAddr::from(([127, 0, 0, 1], 0)), storage)?;
+        configure(&mut dev.config);
         let shutdown = CancellationToken::new();
         let plane = ControlPlane::start(dev.config.clone(), shutdown.clone()).await?;
         dev.write(dir.path(), plane.address())?;
