@@ -129,6 +129,8 @@ impl ResolvesServerCert for ServerCertificate {
     }
 }
 
+static ONLY_TLS13: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13];
+
 /// Which protocol versions and cipher suites a server offers: `--tls-min-version` and `--tls-cipher-suites`.
 #[derive(Debug, Clone, Default)]
 pub struct Offer {
@@ -172,17 +174,20 @@ impl Offer {
         let mut chosen = Vec::new();
         for name in suites.iter().map(|name| name.trim()).filter(|name| !name.is_empty()) {
             let plain = name.strip_suffix("_SHA256").filter(|n| n.ends_with("POLY1305")).unwrap_or(name);
-            let known = provider().cipher_suites.iter().map(rustls::SupportedCipherSuite::suite).find(|suite| {
-                let own = suite.as_str().unwrap_or_default().replace("TLS13_", "TLS_");
-                own == name || own.strip_suffix("_SHA256").is_some_and(|own| own == plain)
-            });
+            let known =
+                provider().cipher_suites.iter().map(rustls::SupportedCipherSuite::suite).find(|suite| {
+                    let own = suite.as_str().unwrap_or_default().replace("TLS13_", "TLS_");
+                    own == name || own.strip_suffix("_SHA256").is_some_and(|own| own == plain)
+                });
             match known {
                 Some(suite) => chosen.push(suite),
                 None if NEVER_OFFERED.contains(&name) => {
                     tracing::warn!(suite = name, "this TLS cipher suite is never offered");
                 }
                 None => {
-                    return Err(Error::Invalid(format!("Cipher suite {name} not supported or doesn't exist")));
+                    return Err(Error::Invalid(format!(
+                        "Cipher suite {name} not supported or doesn't exist"
+                    )));
                 }
             }
         }
@@ -204,7 +209,7 @@ impl Offer {
         let no_tls12 = self.suites.as_ref().is_some_and(|s| {
             !provider().cipher_suites.iter().any(|own| own.tls13().is_none() && s.contains(&own.suite()))
         });
-        if self.only_tls13 || no_tls12 { &[&rustls::version::TLS13] } else { rustls::ALL_VERSIONS }
+        if self.only_tls13 || no_tls12 { ONLY_TLS13 } else { rustls::ALL_VERSIONS }
     }
 }
 
