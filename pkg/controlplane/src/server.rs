@@ -223,6 +223,7 @@ fn build(
     let chain = admission::plugins::chain(&config.enable_admission, &config.disable_admission, &dependencies)
         .map_err(|e| Error::Config(e.to_string()))?;
     let advertised = SocketAddr::new(config.advertised(), address.port());
+    let metrics = Metrics::new();
     let mut builder = ServerBuilder::new(
         resources.clone(),
         Arc::clone(&authentication.requests),
@@ -230,7 +231,7 @@ fn build(
     )
     .admission(chain)
     .health(health(store, resources, state))
-    .metrics(Metrics::new())
+    .metrics(metrics.clone())
     .address(advertised.to_string())
     .limits(Limits {
         request_timeout: config.request_timeout,
@@ -258,6 +259,7 @@ fn build(
             tokens,
             connector: parts.connector,
             address_types: assemble::address_types(config),
+            metrics,
             services: parts.services,
         },
     );

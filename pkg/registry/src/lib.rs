@@ -21,7 +21,7 @@ pub use connect::{Connector, KubeletConfig, TransportError};
 pub use service::{ServiceConfig, Services, ServicesError};
 pub use token_request::TokenConfig;
 
-use connect::{NodeProxy, PodLog, PodProxy, PodStream, ServiceProxy, Stream};
+use connect::{NodeProxy, PodLog, PodProxy, PodStream, ServiceProxy, Stream, StreamMetrics};
 use review::{AccessReview, RulesReview, Scope, SelfSubjectReview, TokenReview};
 
 /// What [`install`] needs.
@@ -36,6 +36,8 @@ pub struct Config {
     pub connector: Arc<Connector>,
     /// Kinds of node addresses, the preferred first (`--kubelet-preferred-address-types`).
     pub address_types: Vec<String>,
+    /// Where what is carried over to kubelets is counted.
+    pub metrics: component::metrics::Metrics,
     /// Addresses and ports of services.
     pub services: Arc<Services>,
 }
@@ -47,6 +49,7 @@ pub fn install(builder: ServerBuilder, config: Config) -> ServerBuilder {
         connector: config.connector,
         address_types: config.address_types.into(),
         authorizer: authorizer.clone(),
+        metrics: StreamMetrics::new(&config.metrics),
     };
     let review = |scope| Arc::new(AccessReview::new(scope, authorizer.clone()));
     let (authentication, authorization) = ("authentication.k8s.io", "authorization.k8s.io");

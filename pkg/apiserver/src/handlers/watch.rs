@@ -52,7 +52,7 @@ pub(crate) async fn handle(exchange: Exchange) -> Result<Response, Status> {
         let binary = media.format == Format::Protobuf;
         let messages = futures::stream::unfold(state, Stream::next)
             .flat_map(move |batch| futures::stream::iter(messages(&batch, binary)));
-        return websocket::serve(&exchange.parts.headers, upgrade, binary, messages);
+        return websocket::serve(&exchange.parts.headers, upgrade, binary, None, messages);
     }
     let frames =
         futures::stream::unfold(state, Stream::next).map(|batch| Ok::<_, BoxError>(Frame::data(batch)));

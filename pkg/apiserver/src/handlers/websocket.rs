@@ -43,32 +43,52 @@ pub fn is_wanted(headers: &HeaderMap) -> bool {
     has(header::CONNECTION, "upgrade") && has(header::UPGRADE, "websocket")
 }
 
+/// The subprotocols a client offers, the preferred first.
+pub fn protocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    headers
+        .get_all(header::SEC_WEBSOCKET_PROTOCOL)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(','))
+        .map(str::trim)
+}
+
+/// The answer to a handshake, with the subprotocol that was chosen. 400 when the client sent no key.
+pub fn switching(headers: &HeaderMap, protocol: Option<&str>) -> Result<Response, Status> {
+    let key = headers
+        .get(header::SEC_WEBSOCKET_KEY)
+        .and_then(|v| v.to_str().ok())
+        .ok_or_else(|| Status::bad_request("the WebSocket handshake lacks Sec-WebSocket-Key"))?;
+    let mut response = Response::new(empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let out = response.headers_mut();
+    out.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    out.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    let accept = HeaderValue::from_str(&accept(key)).map_err(Status::internal)?;
+    out.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    if let Some(protocol) = protocol {
+        let protocol = HeaderValue::from_str(protocol).map_err(Status::internal)?;
+        out.insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
+    }
+    Ok(response)
+}
+
 /// Switches to WebSocket and sends the messages; ends when they do or the client goes.
 pub fn serve(
     headers: &HeaderMap,
     upgrade: Option<OnUpgrade>,
     binary: bool,
+    protocol: Option<&str>,
     messages: impl Stream<Item = Bytes> + Send + 'static,
 ) -> Result<Response, Status> {
-    let key = headers
-        .get(header::SEC_WEBSOCKET_KEY)
-        .and_then(|v| v.to_str().ok())
-        .ok_or_else(|| Status::bad_request("the WebSocket handshake lacks Sec-WebSocket-Key"))?;
+    let response = switching(headers, protocol)?;
     let upgrade = upgrade.ok_or_else(|| Status::bad_request("this connection cannot be upgraded"))?;
-    let accept = accept(key);
     tokio::spawn(async move {
         match upgrade.await {
             Ok(upgraded) => send(upgraded, binary, messages).await,
             Err(error) => tracing::debug!(%error, "a WebSocket watch was not upgraded"),
         }
     });
-    let mut response = Response::new(empty());
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let out = response.headers_mut();
-    out.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    out.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    let accept = HeaderValue::from_str(&accept).map_err(Status::internal)?;
-    out.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
     Ok(response)
 }
 

@@ -59,7 +59,7 @@ fn drop_hop_by_hop(headers: &mut HeaderMap) {
 }
 
 /// The request as it goes out.
-fn outgoing(
+pub(super) fn outgoing(
     method: Method,
     mut headers: HeaderMap,
     location: &Location,
@@ -122,7 +122,7 @@ pub(super) async fn forward(
     pass_back(answer, location, rewriter).await
 }
 
-async fn pass_back(
+pub(super) async fn pass_back(
     answer: Response<Incoming>,
     location: &Location,
     rewriter: Option<&Rewriter>,

@@ -1,21 +1,27 @@
 //! Requests that end elsewhere: kubelets, pods, services.
 //!
 //! Every one is a [`Location`] found from the API's objects and a [`Connector`] that sends the request there; an HTTP
-//! upgrade (exec, attach, port-forward, WebSocket through a proxy) is handed through byte for byte.
+//! upgrade (exec, attach, port-forward, WebSocket through a proxy) is handed through byte for byte, but for the two
+//! WebSocket protocols of newer clients that [`translate`] and [`tunnel`] carry over to SPDY.
 //! Source: `k8s.io/apimachinery/pkg/util/proxy`, `k8s.io/kubernetes/pkg/registry/core/{pod,service,node}/rest`.
 
 mod endpoints;
 mod forward;
 mod kubelet;
+mod metrics;
 mod nodes;
 mod pods;
 mod rewrite;
 mod services;
+mod spdy;
+mod translate;
 mod transport;
+mod tunnel;
 
 use std::net::IpAddr;
 
 pub use kubelet::KubeletConfig;
+pub(crate) use metrics::StreamMetrics;
 pub(crate) use nodes::NodeProxy;
 pub(crate) use pods::{PodLog, PodProxy, PodStream, Stream};
 pub(crate) use services::ServiceProxy;

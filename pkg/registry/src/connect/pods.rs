@@ -18,7 +18,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use component::http::{Body, boxed, empty};
 use futures::StreamExt;
-use http::header::{CONTENT_TYPE, SEC_WEBSOCKET_PROTOCOL};
+use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::upgrade::OnUpgrade;
@@ -26,8 +26,10 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::json;
 
 use super::forward::{forward, is_upgrade};
+use super::metrics::StreamMetrics;
 use super::nodes::proxied;
-use super::{Connector, Location, Trust, is_global_unicast, kubelet, split_scheme_name_port};
+use super::translate::{self, Channels};
+use super::{Connector, Location, Trust, is_global_unicast, kubelet, split_scheme_name_port, tunnel};
 use crate::names::core;
 
 /// Characters that stay in a query value, as Go's `url.QueryEscape` leaves them.
@@ -47,6 +49,8 @@ pub(crate) struct Stream {
     pub(crate) address_types: Arc<[String]>,
     /// Asked again about WebSockets, which are opened by GET.
     pub(crate) authorizer: Arc<dyn Authorizer>,
+    /// Counts what is translated.
+    pub(crate) metrics: StreamMetrics,
 }
 
 /// Query parameters as Go prints them: sorted by key.
@@ -241,14 +245,7 @@ fn stream_log(mut request: Request<Body>, log: Body) -> Result<Response<Body>, S
     if !websocket::is_wanted(request.headers()) {
         return Ok(text_plain(log));
     }
-    let asked: Vec<String> = request
-        .headers()
-        .get_all(SEC_WEBSOCKET_PROTOCOL)
-        .iter()
-        .filter_map(|v| v.to_str().ok())
-        .flat_map(|v| v.split(','))
-        .map(|v| v.trim().to_owned())
-        .collect();
+    let asked: Vec<String> = websocket::protocols(request.headers()).map(str::to_owned).collect();
     let chosen = LOG_PROTOCOLS.into_iter().find(|(name, _)| asked.iter().any(|a| a == name));
     if chosen.is_none() && !asked.is_empty() {
         return Err(Status::bad_request(format!("unsupported protocols: {}", asked.join(", "))));
@@ -260,11 +257,7 @@ fn stream_log(mut request: Request<Body>, log: Body) -> Result<Response<Body>, S
     // an empty message first tells the client that the connection stands
     let messages = futures::stream::once(futures::future::ready(Bytes::new())).chain(lines);
     let upgrade = request.extensions_mut().remove::<OnUpgrade>();
-    let mut response = websocket::serve(request.headers(), upgrade, binary, messages)?;
-    if let Some((name, _)) = chosen {
-        response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(name));
-    }
-    Ok(response)
+    websocket::serve(request.headers(), upgrade, binary, chosen.map(|(name, _)| name), messages)
 }
 
 fn text_plain(body: Body) -> Response<Body> {
@@ -341,6 +334,33 @@ fn stream_options(kind: Kind, query: &Query) -> Result<(Value, String), Status> 
     Ok((options, params.encode()))
 }
 
+impl PodStream {
+    /// WebSocket clients are translated to what kubelets speak; everything else is handed through as it is.
+    async fn connect(
+        &self,
+        request: Request<Body>,
+        location: Location,
+        query: &Query,
+    ) -> Result<Response<Body>, Status> {
+        let (connector, metrics) = (&self.stream.connector, self.stream.metrics.clone());
+        if self.kind == Kind::PortForward {
+            if tunnel::is_wanted(&request) {
+                return tunnel::tunnel(connector, request, &location, |code| metrics.tunnelled(code)).await;
+            }
+        } else if translate::is_wanted(&request) {
+            let channels = Channels {
+                stdin: query.flag("stdin"),
+                stdout: query.flag("stdout"),
+                stderr: query.flag("stderr"),
+                tty: query.flag("tty"),
+            };
+            let finished = move |code| metrics.translated(code);
+            return translate::translate(connector, request, location, channels, finished);
+        }
+        forward(connector, request, &location, None).await
+    }
+}
+
 #[async_trait]
 impl SubresourceHandler for PodStream {
     async fn handle(&self, call: Call) -> Result<Response<Body>, Status> {
@@ -364,7 +384,7 @@ impl SubresourceHandler for PodStream {
         };
         location.path = path;
         location.query = params;
-        forward(&self.stream.connector, call.request, &location, None).await
+        self.connect(call.request, location, &query).await
     }
 
     fn long_running(&self) -> bool {
