@@ -8,6 +8,7 @@ RELEASE := $(TARGET)/release
 IMAGES := $(TARGET)/images
 TOOLS := $(TARGET)/tools
 KUBECTL_VERSION ?= 1.36.4
+KUBECTL_NEXT_VERSION ?= 1.37.1
 NODES ?= 1
 UP_FLAGS ?=
 
@@ -63,10 +64,12 @@ e2e: packages-test images ## End-to-end tests: kubectl against a three-node clus
 	cargo build -p kubewright
 	KUBEWRIGHT=$(abspath $(TARGET))/debug/kubewright IMAGES=$(abspath $(IMAGES)) \
 	  KUBECTL=$$(hack/kubectl.sh $(KUBECTL_VERSION) $(abspath $(TOOLS))) \
+	  KUBECTL_NEXT=$$(hack/kubectl.sh $(KUBECTL_NEXT_VERSION) $(abspath $(TOOLS))) \
 	  cargo test -p e2e -- --test-threads=1 --nocapture
 
 .PHONY: bench
 bench: packages-test kubewright images ## Measure start, latency and footprint of a cluster
 	KUBEWRIGHT=$(abspath $(RELEASE))/kubewright IMAGES=$(abspath $(IMAGES)) \
 	  KUBECTL=$$(hack/kubectl.sh $(KUBECTL_VERSION) $(abspath $(TOOLS))) \
+	  KUBECTL_NEXT=$$(hack/kubectl.sh $(KUBECTL_NEXT_VERSION) $(abspath $(TOOLS))) \
 	  cargo run --release -q -p bench

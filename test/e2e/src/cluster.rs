@@ -136,10 +136,14 @@ impl Cluster {
         Ok(pid)
     }
 
-    /// kubectl as the cluster's administrator.
+    /// kubectl as the cluster's administrator: the next version of it with etcd, so that every topic meets both.
     pub fn kubectl(&self, namespace: &str) -> Kubectl {
         let home = self.directory.path();
-        Kubectl::new(&self.settings.kubectl, &self.root().join("admin.conf"), home, namespace)
+        let program = match self.storage {
+            Storage::Embedded => &self.settings.kubectl,
+            Storage::Etcd => &self.settings.kubectl_next,
+        };
+        Kubectl::new(program, &self.root().join("admin.conf"), home, namespace)
     }
 
     /// Name of the network namespace of a machine: `fabric`, `ctl` or a node.

@@ -5,8 +5,9 @@
 //! what was expected and what was there. Nothing sleeps for a fixed time: whatever needs time is waited for with
 //! [`wait::eventually`] and a deadline.
 //!
-//! Three variables of the environment say what is tested, and all are required: `KUBEWRIGHT` (the all-in-one binary),
-//! `KUBECTL` (upstream's), `IMAGES` (a directory with `busybox.tar` and `testserver.tar`, made by `make images`).
+//! Variables of the environment say what is tested, and all are required: `KUBEWRIGHT` (the all-in-one binary),
+//! `KUBECTL` and `KUBECTL_NEXT` (upstream's, of our version and of the next), `IMAGES` (a directory with `busybox.tar`
+//! and `testserver.tar`, made by `make images`).
 
 pub mod cluster;
 pub mod kubectl;

@@ -10,8 +10,10 @@ use anyhow::{Context, ensure};
 pub struct Settings {
     /// The all-in-one binary.
     pub kubewright: PathBuf,
-    /// Upstream's kubectl.
+    /// Upstream's kubectl of the version we are.
     pub kubectl: PathBuf,
+    /// Upstream's kubectl of the next version, which must work too.
+    pub kubectl_next: PathBuf,
     /// Directory with the archives of the test images.
     pub images: PathBuf,
 }
@@ -30,6 +32,7 @@ impl Settings {
         let settings = Self {
             kubewright: path("KUBEWRIGHT", "the all-in-one binary")?,
             kubectl: path("KUBECTL", "upstream's kubectl")?,
+            kubectl_next: path("KUBECTL_NEXT", "upstream's kubectl of the next version")?,
             images: path("IMAGES", "the directory of the test images")?,
         };
         for archive in settings.archives() {

@@ -24,10 +24,16 @@ pub(crate) fn run(context: &Context<'_>) -> anyhow::Result<()> {
     let selected = "--ignore-daemonsets --delete-emptydir-data --timeout=90s --pod-selector";
     let refused = kubectl.fail(&format!("drain node3 {selected} app=single"))?;
     ensure!(refused.contains("cannot delete") && refused.contains("--force"), "{refused}");
-    kubectl.shows(
-        &format!("drain node3 {selected} app=web"),
-        &["evicting pod nodes/web-", "node/node3 drained"],
-    )?;
+    // A budget is kept: nothing goes while all are needed, and drain goes on by itself when one may.
+    kubectl.run("create poddisruptionbudget web --selector=app=web --min-available=4")?;
+    kubectl.wait_value("poddisruptionbudget/web", ".status.currentHealthy", "4", LONG)?;
+    let held = kubectl.fail("drain node3 --ignore-daemonsets --pod-selector app=web --timeout=7s")?;
+    ensure!(held.contains("would violate the pod's disruption budget"), "{held}");
+    ensure!(on()?.contains("node3"), "a pod went against the budget: {}", on()?);
+    let mut drain = kubectl.start(&format!("drain node3 {selected} app=web"))?;
+    kubectl.run(["patch", "poddisruptionbudget/web", "-p", r#"{"spec": {"minAvailable": 3}}"#])?;
+    drain.wait_for("node/node3 drained", LONG)?;
+    ensure!(drain.output().contains("evicting pod nodes/web-"), "{}", drain.output());
     eventually("the pods run elsewhere", LONG, || {
         let nodes = on()?;
         ensure!(!nodes.contains("node3") && nodes.split(' ').count() == 4, "{nodes}");

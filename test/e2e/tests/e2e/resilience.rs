@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, ensure};
 use e2e::process::Running;
-use e2e::{Context, LONG, SHORT, eventually};
+use e2e::{Context, LONG, SHORT, Storage, eventually};
 
 use crate::manifests::server_deployment;
 
@@ -73,6 +73,26 @@ pub(crate) fn run(context: &Context<'_>) -> anyhow::Result<()> {
     kubectl.run("scale deployment/web --replicas=4")?;
     kubectl.wait_value("deployment/web", ".status.readyReplicas", "4", LONG)?;
     eventually("the agent speaks to the new server", LONG, || cluster.ensure_healthy())?;
+
+    // The store alone: what runs goes on, the server waits for it and says so.
+    if cluster.storage() == Storage::Etcd {
+        let server = cluster.pid("control-plane", "server")?;
+        cluster.kill("control-plane", "etcd")?;
+        kubectl.fail("create configmap refused --request-timeout=2s")?;
+        eventually("the store is reported missing", SHORT, || {
+            let ready = kubectl.fail("get --raw /readyz")?;
+            ensure!(ready.contains("etcd failed"), "{ready}");
+            Ok(())
+        })?;
+        prober.undisturbed(UNDISTURBED)?;
+        cluster.up()?.success()?;
+        ensure!(cluster.pid("control-plane", "server")? == server, "the server was replaced");
+        kubectl.run("create configmap accepted")?;
+        kubectl.run("scale deployment/web --replicas=3")?;
+        kubectl.wait_value("deployment/web", ".status.readyReplicas", "3", LONG)?;
+        kubectl.run("scale deployment/web --replicas=4")?;
+        kubectl.wait_value("deployment/web", ".status.readyReplicas", "4", LONG)?;
+    }
     drop(prober);
 
     // A whole node. Its pods are gone with it and come back with it.
