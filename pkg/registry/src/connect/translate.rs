@@ -27,7 +27,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 
 use super::spdy::{self, Decoder, Encoder, Frame};
 use super::{Connector, Location};
@@ -439,6 +440,11 @@ fn message(channel: u8, payload: &[u8]) -> Message {
     Message::Binary(out.freeze())
 }
 
+/// A close that says nothing went wrong (1000); without a code clients take it for a failure.
+pub(super) fn goodbye() -> Message {
+    Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() }))
+}
+
 /// Tells the client how the command ended and leaves it the time to read everything: closing at once would have the
 /// kernel throw away what the client has not read yet as soon as it sends something.
 async fn finish(mut sink: SplitSink<Socket, Message>, mut source: SplitStream<Socket>, status: &[u8]) {
@@ -447,7 +453,7 @@ async fn finish(mut sink: SplitSink<Socket, Message>, mut source: SplitStream<So
         let said = async { while let Some(Ok(_)) = source.next().await {} };
         let told = async {
             if sink.send(message(ERROR, status)).await.is_ok() {
-                let _ = sink.send(Message::Close(None)).await;
+                let _ = sink.send(goodbye()).await;
             }
         };
         tokio::join!(said, told);
@@ -607,7 +613,10 @@ pub(super) mod tests {
         while let Some(Ok(message)) = socket.next().await {
             match message {
                 Message::Binary(bytes) => out[usize::from(bytes[0])].extend_from_slice(&bytes[1..]),
-                Message::Close(_) => break,
+                Message::Close(close) => {
+                    assert_eq!(close.expect("a reason").code, CloseCode::Normal);
+                    break;
+                }
                 _ => {}
             }
         }

@@ -19,7 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::forward::{outgoing, pass_back};
-use super::translate::{PROTOCOL_HEADER, SPDY, Socket, socket};
+use super::translate::{PROTOCOL_HEADER, SPDY, Socket, goodbye, socket};
 use super::{Connector, Location};
 
 /// What makes a subprotocol one of SPDY inside of messages.
@@ -118,7 +118,7 @@ async fn carry(socket: Socket, kubelet: Upgraded) {
                 return;
             }
         }
-        let _ = sink.send(Message::Close(None)).await;
+        let _ = sink.send(goodbye()).await;
     };
     tokio::select! {
         () = input => {}
