@@ -515,7 +515,12 @@ mod tests {
             prop_assume!(!capped);
             let again: Quantity = text.parse().unwrap();
             prop_assert_eq!(again, q);
-            prop_assert_eq!(canonicalize(&text).unwrap(), text.as_str());
+            let canonical = canonicalize(&text).unwrap().to_string();
+            // a binary number that no binary suffix fits is printed bare, which is read as a decimal one
+            if q.format != Format::BinarySi || text.ends_with('i') {
+                prop_assert_eq!(&canonical, &text);
+            }
+            prop_assert_eq!(canonicalize(&canonical).unwrap(), canonical.as_str());
         }
 
         #[test]

@@ -1,6 +1,7 @@
 //! YAML in and out as upstream's `sigs.k8s.io/yaml`: YAML 1.1 rules (`0644` is octal, `yes` and `on` are booleans), keys
 //! of any scalar type become strings, integral floats become integers, and bombs are refused.
 
+use serde_saphyr::budget::{EnforcingPolicy, check_yaml_budget};
 use serde_saphyr::options::{AliasLimits, DuplicateKeyPolicy, Options};
 use serde_saphyr::{Budget, SerializerOptions};
 
@@ -16,22 +17,64 @@ const STACK_BYTES: usize = 16 << 20;
 pub const MAX_NODES: usize = 1_000_000;
 /// Deepest nesting of aliases in aliases.
 pub const MAX_ALIAS_DEPTH: usize = 16;
+/// Events (nodes and ends of collections) up to which aliases are not counted.
+const UNCOUNTED_EVENTS: usize = 1000;
 
 /// A text that is not YAML, exceeds a limit, or (strictly read) repeats a key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("yaml: {0}")]
 pub struct YamlError(String);
 
-fn options(duplicates: DuplicateKeyPolicy) -> Options {
+fn budget() -> Budget {
     let mut budget = Budget::default();
     budget.max_depth = MAX_DEPTH;
     budget.max_nodes = MAX_NODES;
     budget.max_events = 2 * MAX_NODES;
+    // how often one anchor is used says little; what aliases come to is bounded below
+    budget.enforce_alias_anchor_ratio = false;
+    budget
+}
+
+/// The share of a document that aliases may make up when it has so many events once they are replaced: nearly all of a
+/// small one, little of a large one. The numbers are go-yaml's (`allowedAliasRatio`), which upstream reads bodies with.
+fn alias_share(events: usize) -> f64 {
+    const SMALL: (f64, f64) = (400_000.0, 0.99);
+    const LARGE: (f64, f64) = (4_000_000.0, 0.10);
+    let beyond = ((events as f64 - SMALL.0) / (LARGE.0 - SMALL.0)).clamp(0.0, 1.0);
+    SMALL.1 + beyond * (LARGE.1 - SMALL.1)
+}
+
+/// How many events aliases may stand for in a document that has `written` of them in its text.
+fn alias_events(written: usize) -> usize {
+    // what has to be written grows with the whole, so the largest whole is found by halving
+    let fits = |aliased: usize| {
+        let whole = written + aliased;
+        aliased as f64 <= alias_share(whole) * whole as f64
+    };
+    let (mut allowed, mut refused) = (0, MAX_NODES + 1);
+    while refused - allowed > 1 {
+        let middle = usize::midpoint(allowed, refused);
+        if fits(middle) { allowed = middle } else { refused = middle }
+    }
+    allowed.max(UNCOUNTED_EVENTS.saturating_sub(written))
+}
+
+/// How many events the aliases of a text may stand for. A text without aliases is not read for that.
+fn alias_allowance(text: &str) -> usize {
+    if !(text.contains('&') && text.contains('*')) {
+        return 0;
+    }
+    // what is not YAML or exceeds the budget is found again, and told, when it is read
+    check_yaml_budget(text, budget(), EnforcingPolicy::AllContent)
+        .map_or(0, |report| alias_events(report.events))
+}
+
+fn options(duplicates: DuplicateKeyPolicy, alias_events: usize) -> Options {
     let mut limits = AliasLimits::default();
-    limits.max_total_replayed_events = MAX_NODES;
+    limits.max_total_replayed_events = alias_events;
     limits.max_replay_stack_depth = MAX_ALIAS_DEPTH;
     let mut options = Options::default();
-    options.budget = Some(budget);
+    options.budget = Some(budget());
     options.alias_limits = limits;
     options.duplicate_keys = duplicates;
     options.legacy_octal_numbers = true;
@@ -42,12 +85,13 @@ type Documents = Result<Vec<Value>, serde_saphyr::Error>;
 
 /// The documents of a text; empty ones are left out, unless there is no other.
 fn read(text: &str, duplicates: DuplicateKeyPolicy) -> Documents {
-    let first: Result<Value, _> = serde_saphyr::from_str_with_options(text, options(duplicates));
+    let options = || options(duplicates, alias_allowance(text));
+    let first: Result<Value, _> = serde_saphyr::from_str_with_options(text, options());
     let mut documents = match first {
         Ok(only) => vec![only],
         Err(error) => match error.without_snippet() {
             serde_saphyr::Error::MultipleDocuments { .. } => {
-                serde_saphyr::from_multiple_with_options(text, options(duplicates))?
+                serde_saphyr::from_multiple_with_options(text, options())?
             }
             _ => return Err(error),
         },
@@ -208,14 +252,51 @@ mod tests {
         assert_eq!(duplicate_key(b"a: 1\nb: 1\n"), None);
     }
 
-    #[test]
-    fn bombs_and_depth_are_refused() {
+    /// Lists of ten aliases of the list before, `levels` of them.
+    fn bomb(levels: usize) -> String {
         let mut bomb = String::from("a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n");
-        for i in 1..12 {
+        for i in 1..levels {
             let refs = vec![format!("*a{}", i - 1); 10].join(",");
             bomb.push_str(&format!("a{i}: &a{i} [{refs}]\n"));
         }
-        assert!(parse(bomb.as_bytes()).is_err());
+        bomb
+    }
+
+    #[test]
+    fn aliases_stand_for_a_share_of_what_is_written() {
+        for (written, allowed) in [
+            (0, UNCOUNTED_EVENTS),
+            (10, UNCOUNTED_EVENTS - 10),
+            (100, 9_900),
+            (1_000, 99_000),
+            (4_000, 396_000),
+            (100_000, 740_700),
+            (1_000_000, MAX_NODES),
+        ] {
+            let found = alias_events(written);
+            assert!(found.abs_diff(allowed) * 50 <= allowed, "{written}: {found}");
+        }
+    }
+
+    #[test]
+    fn what_is_small_may_repeat_itself() {
+        let parsed = parse(bomb(2).as_bytes()).unwrap();
+        assert_eq!(parsed["a1"][9], json!(["x", "x", "x", "x", "x", "x", "x", "x", "x", "x"]));
+        // a manifest that shares its labels and environment many times
+        let shared =
+            "env: &env {A: a, B: b, C: c}\nlist:\n".to_owned() + &"- name: x\n  env: *env\n".repeat(500);
+        assert_eq!(parse(shared.as_bytes()).unwrap()["list"][499]["env"]["C"], "c");
+        // an asterisk and an ampersand alone make no alias
+        assert_eq!(parse(b"a: '*'\nb: x&y\n").unwrap(), json!({"a": "*", "b": "x&y"}));
+    }
+
+    #[test]
+    fn bombs_and_depth_are_refused() {
+        // from the fourth level on more than 99 in 100 events are aliases'; the large ones are over as soon
+        for levels in [4, 5, 6, 12, 15] {
+            let error = parse(bomb(levels).as_bytes()).unwrap_err().to_string();
+            assert!(error.contains("alias"), "{levels}: {error}");
+        }
         assert!(parse("[".repeat(100_000).as_bytes()).is_err());
         assert_eq!(
             parse("{\"a\":".repeat(json::MAX_DEPTH + 1).as_bytes()).unwrap_err().to_string(),

@@ -134,6 +134,9 @@ impl Decoder<'_> {
         }
         let value = value.unwrap_or_else(|| match &self.schema.node(id).kind {
             NodeKind::Scalar(Scalar::Bytes) => Value::from(""),
+            // what an empty message says
+            NodeKind::List(_) => Value::Array(Vec::new()),
+            NodeKind::Map { .. } => Value::Object(Map::new()),
             kind => coerce::zero(kind),
         });
         entries.insert(key, value);

@@ -108,6 +108,21 @@ fn lists_can_be_put_together_from_items() {
     assert_eq!(out, encode_object(&schema, list, &whole).unwrap());
 }
 
+#[test]
+fn a_map_entry_without_value_has_the_empty_one() {
+    let (schema, root) = pod_schema();
+    let spec = schema.field(root, "spec").unwrap();
+    for (name, empty) in [("extra", json!([])), ("blobs", json!(""))] {
+        let number = schema.field(spec.node, name).unwrap().proto;
+        let (outer, inner) = ((spec.proto << 3 | 2) as u8, number << 3 | 2);
+        let inner =
+            if inner < 0x80 { vec![inner as u8] } else { vec![inner as u8 | 0x80, (inner >> 7) as u8] };
+        let entry = [&inner[..], &[3, 0x0a, 1, b'k']].concat();
+        let raw = [&[outer, entry.len() as u8], &entry[..]].concat();
+        assert_eq!(decode(&schema, root, &raw).unwrap(), json!({"spec": {name: {"k": empty}}}), "{name}");
+    }
+}
+
 fn any_pod() -> impl Strategy<Value = Value> {
     let (schema, root) = pod_schema();
     any_object(&schema, root).prop_map(|mut pod| {
