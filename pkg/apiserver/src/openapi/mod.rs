@@ -29,7 +29,8 @@ use crate::negotiate;
 use crate::query::Query;
 use crate::respond;
 
-/// Media type of a v2 document as protobuf, in both spellings clients use.
+/// Media type of a v2 document as protobuf, in both spellings clients use. Answers are in the second, as upstream's: an
+/// `@` is no part of a media type, and old kubectl refuses it.
 const V2_PROTOBUF: [&str; 2] = [
     "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
     "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
@@ -132,7 +133,7 @@ impl OpenApi {
             if wants_protobuf { gnostic::v2(&value) } else { value.to_string().into_bytes() }
         });
         let hash = digest::hex(&documents.index);
-        let media = if wants_protobuf { V2_PROTOBUF[0] } else { negotiate::JSON };
+        let media = if wants_protobuf { V2_PROTOBUF[1] } else { negotiate::JSON };
         cacheable(headers, &hash, media, bytes)
     }
 }
