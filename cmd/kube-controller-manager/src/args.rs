@@ -11,7 +11,7 @@ use auth::service_account::{Claims, SigningKey};
 use clap::ArgAction;
 use component::flags::GoDuration;
 use controller::Config;
-use controller::config::{Concurrency, NodeMonitor, SignToken, SigningCa};
+use controller::config::{Concurrency, NodeMonitor, SignToken};
 use ipnet::IpNet;
 
 /// Flags of kube-controller-manager.
@@ -30,6 +30,16 @@ pub(crate) struct Args {
     /// Burst to use while talking with kubernetes apiserver
     #[arg(long, default_value_t = 30)]
     pub(crate) kube_api_burst: u32,
+    /// Content type of requests sent to apiserver; bodies are written in JSON whichever is given
+    #[arg(long, default_value = "application/vnd.kubernetes.protobuf",
+          value_parser = ["application/vnd.kubernetes.protobuf", "application/json"])]
+    kube_api_content_type: String,
+    /// Name of the cluster, for resources of cloud providers: none is built in, so nothing carries it
+    #[arg(long, default_value = "kubernetes")]
+    cluster_name: String,
+    /// Provider of cloud services; none is built in
+    #[arg(long, default_value = "", value_parser = ["", "external"])]
+    cloud_provider: String,
     /// Use an individual service account's identity for each controller
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, action = ArgAction::Set)]
     use_service_account_credentials: bool,
@@ -68,12 +78,8 @@ pub(crate) struct Args {
     /// Private key used to sign service account tokens
     #[arg(long)]
     service_account_private_key_file: Option<PathBuf>,
-    /// CA certificate that signs certificate requests
-    #[arg(long, requires = "cluster_signing_key_file")]
-    cluster_signing_cert_file: Option<PathBuf>,
-    /// Key of the CA that signs certificate requests
-    #[arg(long, requires = "cluster_signing_cert_file")]
-    cluster_signing_key_file: Option<PathBuf>,
+    #[command(flatten)]
+    signing: crate::signing::Args,
     /// The max length of duration signed certificates will be given
     #[arg(long, default_value = "8760h0m0s")]
     cluster_signing_duration: GoDuration,
@@ -151,7 +157,7 @@ concurrency! {
     concurrent_ttl_after_finished_syncs => ttl_after_finished = 5,
 }
 
-fn text(path: Option<&Path>) -> anyhow::Result<Option<String>> {
+pub(crate) fn text(path: Option<&Path>) -> anyhow::Result<Option<String>> {
     path.map(|path| std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display())))
         .transpose()
 }
@@ -160,13 +166,7 @@ impl Args {
     /// The controllers' configuration. Reads files.
     pub(crate) async fn config(&self) -> anyhow::Result<Config> {
         let (mask_v4, mask_v6) = self.masks()?;
-        let certificate = text(self.cluster_signing_cert_file.as_deref())?;
-        let key = text(self.cluster_signing_key_file.as_deref())?;
-        let signing = certificate.zip(key).map(|(certificate_pem, key_pem)| SigningCa {
-            certificate_pem,
-            key_pem,
-            duration: self.cluster_signing_duration.0,
-        });
+        let (signing, signing_for) = self.signing.authorities(self.cluster_signing_duration.0)?;
         let client_for =
             if self.use_service_account_credentials { Some(self.identities().await?) } else { None };
         Ok(Config {
@@ -180,6 +180,7 @@ impl Args {
             root_ca_pem: text(self.root_ca_file.as_deref())?,
             sign_token: self.sign_token()?,
             signing,
+            signing_for,
             node_monitor: NodeMonitor {
                 period: self.node_monitor_period.0.max(Duration::from_millis(100)),
                 grace_period: self.node_monitor_grace_period.0,
@@ -280,6 +281,11 @@ mod tests {
             "--service-cluster-ip-range=10.96.0.0/12",
             "--use-service-account-credentials=true",
             "--bind-address=127.0.0.1",
+            "--cluster-name=kubernetes",
+            "--requestheader-client-ca-file=/etc/kubernetes/pki/front-proxy-ca.crt",
+            "--requestheader-allowed-names=front-proxy-client",
+            "--cluster-signing-cert-file=/etc/kubernetes/pki/ca.crt",
+            "--cluster-signing-key-file=/etc/kubernetes/pki/ca.key",
             "--concurrent-deployment-syncs=7",
         ])
         .expect("valid flags");

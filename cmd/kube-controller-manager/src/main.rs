@@ -1,6 +1,7 @@
 //! The kube-controller-manager binary: flags to configuration to run.
 
 mod args;
+mod signing;
 
 use anyhow::Context as _;
 use clap::Parser as _;

@@ -4,6 +4,7 @@
 
 mod sign;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use serde_json::{Value, json};
 use tokio::time::MissedTickBehavior;
 use tracing::warn;
 
+use crate::config::Config;
 use crate::context::{Context, Key, Next, Reconcile, SyncError, SyncResult, said};
 use crate::resources::SIGNING_REQUESTS;
 use sign::{Signer, parse};
@@ -153,27 +155,39 @@ impl Reconcile for Approver {
 
 struct SigningController {
     requests: Store<Request>,
-    authority: sign::Authority,
+    authorities: BTreeMap<&'static str, sign::Authority>,
     rest: Rest,
 }
 
-/// Starts the signing controller; without `--cluster-signing-cert-file` nothing is signed.
-pub(crate) fn start_signing(context: &Context) {
-    let Some(config) = &context.config.signing else { return };
-    let authority = match sign::Authority::new(config) {
-        Ok(authority) => authority,
-        Err(error) => {
-            warn!(
-                error = &error as &dyn std::error::Error,
-                "the signing CA cannot be used: no request will be signed"
-            );
-            return;
+/// The authority of each signer that has one.
+fn authorities(config: &Config) -> BTreeMap<&'static str, sign::Authority> {
+    let mut found = BTreeMap::new();
+    for signer in Signer::ALL {
+        let Some(ca) = config.signing_for.get(signer.name()).or(config.signing.as_ref()) else { continue };
+        match sign::Authority::new(ca) {
+            Ok(authority) => drop(found.insert(signer.name(), authority)),
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                warn!(
+                    signer = signer.name(),
+                    error, "the signing CA cannot be used: no request will be signed"
+                );
+            }
         }
-    };
+    }
+    found
+}
+
+/// Starts the signing controller; signers without `--cluster-signing-*-file` sign nothing.
+pub(crate) fn start_signing(context: &Context) {
+    let authorities = authorities(&context.config);
+    if authorities.is_empty() {
+        return;
+    }
     let queue = WorkQueue::with_limits("certificate_signing", limits());
     let controller = SigningController {
         requests: follow(context, &queue),
-        authority,
+        authorities,
         rest: context.rest("certificate-controller"),
     };
     context.work("certificatesigningrequest-signing-controller", &queue, 1, Arc::new(controller));
@@ -183,6 +197,7 @@ impl SigningController {
     async fn sync(&self, key: &Key) -> SyncResult {
         let Some(request) = self.requests.get("", &key.name) else { return Ok(Next::OnChange) };
         let Some(signer) = Signer::named(&request.spec.signer_name) else { return Ok(Next::OnChange) };
+        let Some(authority) = self.authorities.get(signer.name()) else { return Ok(Next::OnChange) };
         let refused = condition(&request, "Denied").is_some() || condition(&request, "Failed").is_some();
         if is_signed(&request) || refused || condition(&request, "Approved").is_none() {
             return Ok(Next::OnChange);
@@ -190,7 +205,7 @@ impl SigningController {
         let usages = request.spec.usages.clone().unwrap_or_default();
         let expires = request.spec.expiration_seconds.map(i64::from);
         let changed =
-            match self.authority.sign(signer, &request.spec.request.0, &usages, expires, Timestamp::now()) {
+            match authority.sign(signer, &request.spec.request.0, &usages, expires, Timestamp::now()) {
                 Ok(pem) => {
                     let mut signed = json!(&*request);
                     signed["status"]["certificate"] = json!(STANDARD.encode(pem));

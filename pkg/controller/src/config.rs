@@ -1,5 +1,6 @@
 //! What the controller manager can be told; defaults are upstream's (`kube-controller-manager --help`, v1.36).
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -131,8 +132,10 @@ pub struct Config {
     pub root_ca_pem: Option<String>,
     /// Signs with the key of `--service-account-private-key-file`: tokens for token Secrets. None are made without it.
     pub sign_token: Option<SignToken>,
-    /// `--cluster-signing-*`.
+    /// `--cluster-signing-{cert,key}-file`: the authority of every signer that has none of its own.
     pub signing: Option<SigningCa>,
+    /// `--cluster-signing-SIGNER-{cert,key}-file`: authorities of single signers, by their names.
+    pub signing_for: BTreeMap<String, SigningCa>,
     /// Node monitoring.
     pub node_monitor: NodeMonitor,
     /// `--terminated-pod-gc-threshold`: terminated pods kept; no limit when 0.
@@ -156,6 +159,7 @@ impl Default for Config {
             root_ca_pem: None,
             sign_token: None,
             signing: None,
+            signing_for: BTreeMap::new(),
             node_monitor: NodeMonitor::default(),
             terminated_pod_gc_threshold: 12_500,
             leader_election: None,

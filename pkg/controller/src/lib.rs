@@ -8,6 +8,7 @@
 
 pub mod config;
 
+mod bootstrap;
 mod certificates;
 mod clusterrole;
 mod context;
@@ -33,6 +34,7 @@ mod quota;
 mod replicas;
 mod resources;
 mod revisions;
+mod service_cidr;
 mod stateful;
 #[cfg(test)]
 mod testing;

@@ -11,8 +11,9 @@ use tracing::{info, warn};
 use crate::config::{Config, enabled};
 use crate::context::Context;
 use crate::{
-    certificates, clusterrole, cronjob, daemon, deployment, disruption, endpoints, gc, job, namespace,
-    namespaced_default, nodes, podgc, quota, replicas, stateful, tokens, ttl_after_finished, volumes,
+    bootstrap, certificates, clusterrole, cronjob, daemon, deployment, disruption, endpoints, gc, job,
+    namespace, namespaced_default, nodes, podgc, quota, replicas, service_cidr, stateful, tokens,
+    ttl_after_finished, volumes,
 };
 
 /// Longest wait for running syncs at shutdown.
@@ -40,6 +41,10 @@ pub(crate) struct Descriptor {
 
 const fn on(name: &'static str, aliases: &'static [&'static str], start: fn(&Context)) -> Descriptor {
     Descriptor { name, aliases, by_default: true, start }
+}
+
+const fn off(name: &'static str, aliases: &'static [&'static str], start: fn(&Context)) -> Descriptor {
+    Descriptor { name, aliases, by_default: false, start }
 }
 
 /// All controllers there are, by upstream's names.
@@ -82,6 +87,10 @@ pub(crate) const CONTROLLERS: &[Descriptor] = &[
     on("persistentvolumeclaim-protection-controller", &["pvc-protection"], volumes::start_claim_protection),
     on("persistentvolume-protection-controller", &["pv-protection"], volumes::start_volume_protection),
     on("disruption-controller", &["disruption"], disruption::start),
+    on("ttl-controller", &["ttl"], nodes::start_ttl),
+    on("service-cidr-controller", &[], service_cidr::start),
+    off("bootstrap-signer-controller", &["bootstrapsigner"], bootstrap::start_signer),
+    off("token-cleaner-controller", &["tokencleaner"], bootstrap::start_cleaner),
 ];
 
 /// Names of all controllers, for help texts and for checking `--controllers`.

@@ -31,6 +31,7 @@ resources! {
     CRON_JOBS = namespaced("batch", "v1", "cronjobs", "CronJob");
     BUDGETS = namespaced("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget");
     CLUSTER_ROLES = cluster("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole");
+    SERVICE_CIDRS = cluster("networking.k8s.io", "v1", "servicecidrs", "ServiceCIDR");
     SERVICES = namespaced("", "v1", "services", "Service");
     ENDPOINT_SLICES = namespaced("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice");
 }

@@ -11,7 +11,7 @@ use client::rest::{ResourceId, Rest};
 use component::health::Checks;
 use component::http::{Request, Response, text};
 use component::metrics::Metrics;
-use component::serving::{ConnInfo, Handler, Limits, serve};
+use component::serving::{Handler, Limits, serve};
 use component::{pki, tls};
 use futures::future::BoxFuture;
 use http::StatusCode;

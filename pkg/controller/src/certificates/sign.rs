@@ -88,6 +88,9 @@ pub(super) fn parse(pem: &[u8]) -> Result<Parsed, SignError> {
 }
 
 impl Signer {
+    pub(super) const ALL: [Self; 4] =
+        [Self::Client, Self::KubeletClient, Self::KubeletServing, Self::LegacyUnknown];
+
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Client => "kubernetes.io/kube-apiserver-client",
@@ -98,9 +101,7 @@ impl Signer {
     }
 
     pub(super) fn named(name: &str) -> Option<Self> {
-        [Self::Client, Self::KubeletClient, Self::KubeletServing, Self::LegacyUnknown]
-            .into_iter()
-            .find(|signer| signer.name() == name)
+        Self::ALL.into_iter().find(|signer| signer.name() == name)
     }
 
     /// (usages that must be there, usages that may).
