@@ -2,6 +2,7 @@
 //! Source: `k8s.io/kubernetes/plugin/pkg/admission/serviceaccount`, KEP-1205.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use apimachinery::meta::{at, str_at};
 use apimachinery::status::Status;
@@ -19,15 +20,34 @@ const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const VOLUME_PREFIX: &str = "kube-api-access-";
 /// Lifetime the mounted token asks for; the server extends tokens of exactly this one.
 const TOKEN_SECONDS: i64 = 60 * 60 + 7;
+/// Looks for the account `default`, which a controller makes a moment after its namespace: whoever makes a namespace
+/// and at once a pod in it is not to fail for being quick.
+const DEFAULT_ATTEMPTS: u32 = 20;
+/// Pause between two such looks.
+const DEFAULT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Gives pods their service account.
 pub(super) struct ServiceAccount {
     source: Arc<dyn ObjectSource>,
+    pause: Duration,
 }
 
 impl ServiceAccount {
     pub(super) fn new(source: Arc<dyn ObjectSource>) -> Self {
-        Self { source }
+        Self { source, pause: DEFAULT_PAUSE }
+    }
+
+    /// Gets an account; for `default` it waits a little.
+    async fn find(&self, namespace: &str, name: &str) -> Result<Option<Value>, Status> {
+        let attempts = if name == DEFAULT_NAME { DEFAULT_ATTEMPTS } else { 1 };
+        for attempt in 1..=attempts {
+            let found = find(&*self.source, "", "serviceaccounts", namespace, name).await?;
+            if found.is_some() || attempt == attempts {
+                return Ok(found);
+            }
+            tokio::time::sleep(self.pause).await;
+        }
+        Ok(None)
     }
 
     async fn account(&self, request: &AdmissionRequest<'_>, name: &str) -> Result<Value, Status> {
@@ -35,7 +55,7 @@ impl ServiceAccount {
         let failed = |why: &str| {
             request.forbidden(&format!("error looking up service account {namespace}/{name}: {why}"))
         };
-        match find(&*self.source, "", "serviceaccounts", namespace, name).await {
+        match self.find(namespace, name).await {
             Ok(Some(account)) => Ok(account),
             Ok(None) => Err(failed(&format!("serviceaccount {name:?} not found"))),
             Err(status) => Err(failed(&status.message)),
@@ -266,6 +286,21 @@ mod tests {
             json!([{"name": name, "readOnly": true, "mountPath": MOUNT_PATH}])
         );
         assert_eq!(made["spec"]["containers"][1]["volumeMounts"].as_array().map(Vec::len), Some(1));
+    }
+
+    #[tokio::test]
+    async fn the_default_account_may_be_a_moment_late() {
+        let user = UserInfo::default();
+        let source = Source::new([]);
+        let plugin = ServiceAccount { source: source.clone(), pause: Duration::ZERO };
+        let create = || run(&plugin, request(Operation::Create, "/pods", &user, Some(pod(json!({}))), None));
+        let refused = create().await.expect_err("there is no account");
+        assert!(refused.ends_with("serviceaccount \"default\" not found"), "{refused}");
+        let (made, ()) = tokio::join!(create(), async {
+            let account = json!({"metadata": {"namespace": "ns", "name": "default"}});
+            source.objects.put("", "serviceaccounts", &account);
+        });
+        assert_eq!(made.expect("the account came")["spec"]["serviceAccountName"], "default");
     }
 
     #[tokio::test]
