@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use super::print::{age, list, name, number, since, str_at};
 use super::rules::{DEFAULT, Rules};
 use crate::cursor::{At, Errors, immutable, shape};
+use crate::edit::{default_to, maps_in};
 use crate::names;
 
 pub(super) const EVENTS: Rules = Rules {
@@ -152,6 +153,13 @@ fn event_source(event: &Value) -> String {
 }
 
 pub(super) const ENDPOINTS: Rules = Rules {
+    default: |_, o| {
+        for subset in o.as_object_mut().into_iter().flat_map(|map| maps_in(map, "subsets")) {
+            for port in maps_in(subset, "ports") {
+                default_to(port, "protocol", "TCP");
+            }
+        }
+    },
     validate: |o| endpoints(&At::root(o)),
     validate_update: |_, new, _| endpoints(&At::root(new)),
     create_on_update: true,
@@ -267,5 +275,14 @@ mod tests {
         let endpoints = json!({"subsets": [{"addresses": [{"ip": "10.0.0.1"}, {"ip": "10.0.0.2"}],
             "ports": [{"port": 80}, {"port": 443}]}]});
         assert_eq!(endpoints_text(&endpoints), "10.0.0.1:80,10.0.0.2:80,10.0.0.1:443 + 1 more...");
+    }
+    #[test]
+    fn endpoint_ports_speak_tcp_unless_they_say_otherwise() {
+        let mut object = json!({"subsets": [{"addresses": [{"ip": "10.0.0.1"}],
+            "ports": [{"name": "a", "port": 80}, {"name": "b", "port": 53, "protocol": "UDP"}]}]});
+        (ENDPOINTS.default)("v1", &mut object);
+        assert_eq!(object["subsets"][0]["ports"][0]["protocol"], "TCP");
+        assert_eq!(object["subsets"][0]["ports"][1]["protocol"], "UDP");
+        assert!((ENDPOINTS.validate)(&object).is_empty());
     }
 }
