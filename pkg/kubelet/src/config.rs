@@ -1,7 +1,7 @@
 //! What a kubelet is told: upstream's `KubeletConfiguration` file and the values flags lay over it.
 //!
-//! Fields of upstream that this kubelet does not have are refused when they ask for something ([`Error::Unsupported`]);
-//! their neutral values are accepted. Unknown fields are warned about, as upstream does for v1beta1.
+//! A field of upstream either has its effect or is refused when it asks for what this kubelet does not do
+//! ([`Error::Unsupported`]). Unknown fields are warned about, as upstream does for v1beta1.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -12,8 +12,15 @@ use component::flags::GoDuration;
 use serde::Deserialize;
 use serde_json::Value;
 
+mod eviction;
 mod file;
-pub use file::{Anonymous, Authentication, Authorization, KubeletConfiguration, Webhook, X509};
+pub use eviction::{Soft, Threshold, Thresholds};
+pub use file::{Anonymous, Authentication, Authorization, KubeletConfiguration, Logging, Webhook, X509};
+
+/// Group and version of the file.
+const API_VERSION: &str = "kubelet.config.k8s.io/v1beta1";
+/// Kind of the file.
+const KIND: &str = "KubeletConfiguration";
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -50,39 +57,6 @@ pub enum AuthorizationMode {
     Webhook,
 }
 
-/// An eviction threshold: an amount, or a share of the capacity.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Threshold {
-    /// Bytes, or inodes.
-    Amount(i64),
-    /// Between 0 and 1.
-    Share(f64),
-}
-
-impl Threshold {
-    /// The threshold in units of the capacity.
-    pub fn of(self, capacity: i64) -> i64 {
-        match self {
-            Self::Amount(amount) => amount,
-            Self::Share(share) => (capacity as f64 * share) as i64,
-        }
-    }
-
-    /// `100Mi` or `10%`.
-    pub fn parse(text: &str) -> Option<Self> {
-        match text.strip_suffix('%') {
-            Some(percent) => {
-                let share: f64 = percent.trim().parse().ok()?;
-                (0.0..=100.0).contains(&share).then_some(Self::Share(share / 100.0))
-            }
-            None => {
-                let quantity = k8s_openapi::apimachinery::pkg::api::resource::Quantity(text.to_owned());
-                crate::resources::value(&quantity).filter(|v| *v >= 0).map(Self::Amount)
-            }
-        }
-    }
-}
-
 /// What flags say, beside the file. `None` leaves the file's value.
 #[derive(Debug, Clone, Default)]
 pub struct Flags {
@@ -96,8 +70,12 @@ pub struct Flags {
     pub pause_image: Option<String>,
     /// `--root-dir`
     pub root_dir: Option<PathBuf>,
+    /// `--cert-dir`
+    pub cert_dir: Option<PathBuf>,
     /// `--node-labels`
     pub node_labels: BTreeMap<String, String>,
+    /// `--cloud-provider=external`
+    pub external_cloud: bool,
 }
 
 /// A validated configuration.
@@ -111,6 +89,10 @@ pub struct Config {
     pub runtime_endpoint: String,
     pub pause_image: Option<String>,
     pub node_labels: BTreeMap<String, String>,
+    /// Where own certificates are kept.
+    pub cert_dir: PathBuf,
+    /// The node starts with a taint that a cloud controller manager takes away.
+    pub external_cloud: bool,
     pub register_node: bool,
     pub register_with_taints: Vec<k8s_openapi::api::core::v1::Taint>,
     pub static_pod_path: Option<PathBuf>,
@@ -142,7 +124,7 @@ pub struct Config {
     pub image_gc_high_percent: f64,
     pub image_gc_low_percent: f64,
     pub image_minimum_gc_age: Duration,
-    pub eviction_hard: BTreeMap<String, Threshold>,
+    pub eviction: Thresholds,
     pub eviction_pressure_transition: Duration,
     pub log_max_size: u64,
     pub log_max_files: usize,
@@ -163,6 +145,41 @@ pub struct Config {
     pub provider_id: String,
     pub crash_loop_max: Duration,
     pub pod_cidr: Option<String>,
+    /// `fileCheckFrequency`: how often static manifests are looked at.
+    pub file_check: Duration,
+    /// `tlsMinVersion`, `tlsCipherSuites`
+    pub tls_offer: component::tls::Offer,
+    /// `registryPullQPS`, `registryBurst`: pulls a second and at once; `None` is without limit.
+    pub pull_rate: Option<(f64, u32)>,
+    pub event_record_qps: f64,
+    pub event_burst: u32,
+    pub kube_api_qps: f64,
+    pub kube_api_burst: u32,
+    pub log_max_workers: usize,
+    pub system_log_handler: bool,
+    /// `nodeStatusMaxImages`; `None` lists them all.
+    pub node_status_max_images: Option<usize>,
+    pub enable_server: bool,
+    /// `configMapAndSecretChangeDetectionStrategy: Get`: ask for ConfigMaps and Secrets each time.
+    pub always_get_objects: bool,
+    pub fail_cgroup_v1: bool,
+    /// `singleProcessOOMKill`; `None` is upstream's default: on with cgroup v1, off with v2.
+    pub single_process_oom_kill: Option<bool>,
+    /// `imageMaximumGCAge`; `None` keeps unused images until the disk fills.
+    pub image_maximum_gc_age: Option<Duration>,
+    pub iptables_chains: bool,
+    pub host: HostSettings,
+}
+
+/// What the process and the kernel are set to at start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HostSettings {
+    /// `oomScoreAdj` of this process.
+    pub oom_score_adj: i32,
+    /// `maxOpenFiles` of this process.
+    pub max_open_files: u64,
+    /// `protectKernelDefaults`: refuse to start on other kernel settings, instead of changing them.
+    pub protect_kernel_defaults: bool,
 }
 
 const DEFAULT_ENDPOINT: &str = "unix:///run/containerd/containerd.sock";
@@ -173,22 +190,38 @@ const CRASH_LOOP_MAX: Duration = Duration::from_secs(300);
 impl KubeletConfiguration {
     /// Reads a file's text. Answers the configuration and warnings about what it does not know.
     pub fn parse(text: &str, path: &std::path::Path) -> Result<(Self, Vec<String>), Error> {
+        Self::from_tree(&Self::tree(text, path)?, path)
+    }
+
+    /// The tree of a file's text, which must be of this kind.
+    pub fn tree(text: &str, path: &std::path::Path) -> Result<Value, Error> {
         let fail = |reason: String| Error::File { path: path.to_owned(), reason };
         let tree: Value = apimachinery::yaml::parse(text.as_bytes()).map_err(|e| fail(e.to_string()))?;
         let kind = (tree["apiVersion"].as_str(), tree["kind"].as_str());
-        if kind != (Some("kubelet.config.k8s.io/v1beta1"), Some("KubeletConfiguration")) {
+        if kind != (Some(API_VERSION), Some(KIND)) {
             let (version, kind) = (kind.0.unwrap_or_default(), kind.1.unwrap_or_default());
             return Err(fail(format!(
-                "no kind {kind:?} is registered for version {version:?}: want KubeletConfiguration of kubelet.config.k8s.io/v1beta1"
+                "no kind {kind:?} is registered for version {version:?}: want {KIND} of {API_VERSION}"
             )));
         }
+        Ok(tree)
+    }
+
+    /// A file that says nothing, for flags to be laid over.
+    pub fn empty_tree() -> Value {
+        serde_json::json!({"apiVersion": API_VERSION, "kind": KIND})
+    }
+
+    /// A configuration of a tree, and warnings about what it does not know. `path` is for errors.
+    pub fn from_tree(tree: &Value, path: &std::path::Path) -> Result<(Self, Vec<String>), Error> {
+        let fail = |reason: String| Error::File { path: path.to_owned(), reason };
         let mut warnings = Vec::new();
         for field in tree.as_object().into_iter().flatten().map(|(field, _)| field) {
             if !file::known(field) {
                 warnings.push(format!("unknown field {field:?}"));
             }
         }
-        Ok((Self::deserialize(&tree).map_err(|e| fail(e.to_string()))?, warnings))
+        Ok((Self::deserialize(tree).map_err(|e| fail(e.to_string()))?, warnings))
     }
 }
 
@@ -216,6 +249,7 @@ impl Config {
         };
         let review = authorization.webhook.unwrap_or_default();
         let name = flags.hostname_override.clone().unwrap_or_else(|| hostname.to_owned());
+        let root_dir = flags.root_dir.clone().unwrap_or_else(|| DEFAULT_ROOT.into());
         let log_size = file.container_log_max_size.as_deref().unwrap_or("10Mi");
         let log_max_size = Threshold::parse(log_size)
             .and_then(|t| if let Threshold::Amount(n) = t { u64::try_from(n).ok() } else { None })
@@ -224,7 +258,7 @@ impl Config {
             node_name: name.trim().to_lowercase(),
             hostname: name.trim().to_lowercase(),
             node_ips: flags.node_ips.clone(),
-            root_dir: flags.root_dir.clone().unwrap_or_else(|| DEFAULT_ROOT.into()),
+            root_dir: root_dir.clone(),
             runtime_endpoint: flags
                 .runtime_endpoint
                 .clone()
@@ -232,6 +266,8 @@ impl Config {
                 .unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned()),
             pause_image: flags.pause_image.clone(),
             node_labels: flags.node_labels.clone(),
+            cert_dir: flags.cert_dir.clone().unwrap_or_else(|| root_dir.join("pki")),
+            external_cloud: flags.external_cloud,
             register_node: file.register_node.unwrap_or(true),
             register_with_taints: file.register_with_taints.clone().unwrap_or_default(),
             static_pod_path: file.static_pod_path.clone().filter(|p| !p.as_os_str().is_empty()),
@@ -270,7 +306,7 @@ impl Config {
             image_gc_high_percent: file.image_gc_high_threshold_percent.unwrap_or(85.0),
             image_gc_low_percent: file.image_gc_low_threshold_percent.unwrap_or(80.0),
             image_minimum_gc_age: duration(file.image_minimum_gc_age, 120),
-            eviction_hard: eviction(file.eviction_hard.as_ref())?,
+            eviction: Thresholds::new(file)?,
             eviction_pressure_transition: duration(file.eviction_pressure_transition_period, 300),
             log_max_size,
             log_max_files: file.container_log_max_files.unwrap_or(5),
@@ -295,6 +331,40 @@ impl Config {
                 .and_then(|c| c.max_container_restart_period)
                 .map_or(CRASH_LOOP_MAX, |d| d.0),
             pod_cidr: file.pod_cidr.clone().filter(|c| !c.is_empty()),
+            file_check: duration(file.file_check_frequency.filter(|d| !d.0.is_zero()), 20),
+            tls_offer: component::tls::Offer::parse(
+                file.tls_min_version.as_deref().unwrap_or_default(),
+                file.tls_cipher_suites.as_deref().unwrap_or_default(),
+            )
+            .map_err(|error| Error::Invalid(error.to_string()))?,
+            pull_rate: Some((file.registry_pull_qps.unwrap_or(5.0), file.registry_burst.unwrap_or(10)))
+                .filter(|(qps, _)| *qps > 0.0),
+            event_record_qps: file.event_record_qps.unwrap_or(50.0),
+            event_burst: file.event_burst.unwrap_or(100),
+            kube_api_qps: file.kube_api_qps.unwrap_or(50.0),
+            kube_api_burst: file.kube_api_burst.unwrap_or(100),
+            log_max_workers: file.container_log_max_workers.unwrap_or(1),
+            system_log_handler: file.enable_system_log_handler.unwrap_or(true),
+            node_status_max_images: usize::try_from(file.node_status_max_images.unwrap_or(50)).ok(),
+            enable_server: file.enable_server.unwrap_or(true),
+            always_get_objects: match file.change_detection.as_deref() {
+                None | Some("" | "Watch" | "Cache") => false,
+                Some("Get") => true,
+                Some(other) => {
+                    return Err(Error::Invalid(format!(
+                        "configMapAndSecretChangeDetectionStrategy: {other:?}: want Get, Cache or Watch"
+                    )));
+                }
+            },
+            single_process_oom_kill: file.single_process_oom_kill,
+            fail_cgroup_v1: file.fail_cgroup_v1.unwrap_or(false),
+            image_maximum_gc_age: file.image_maximum_gc_age.map(|d| d.0).filter(|d| !d.is_zero()),
+            iptables_chains: file.make_iptables_util_chains.unwrap_or(true),
+            host: HostSettings {
+                oom_score_adj: file.oom_score_adj.unwrap_or(-999),
+                max_open_files: file.max_open_files.unwrap_or(1_000_000),
+                protect_kernel_defaults: file.protect_kernel_defaults.unwrap_or(false),
+            },
         };
         config.check()?;
         Ok(config)
@@ -310,6 +380,18 @@ impl Config {
                 "imageGCLowThresholdPercent {} must be less than imageGCHighThresholdPercent {}",
                 self.image_gc_low_percent, self.image_gc_high_percent
             ));
+        }
+        if self.event_record_qps < 0.0 || self.kube_api_qps < 0.0 {
+            return invalid("eventRecordQPS and kubeAPIQPS must not be negative".to_owned());
+        }
+        if !(-1000..=1000).contains(&self.host.oom_score_adj) {
+            return invalid(format!("oomScoreAdj {} must be within [-1000, 1000]", self.host.oom_score_adj));
+        }
+        if self.log_max_workers < 1 {
+            return invalid("containerLogMaxWorkers must be greater than or equal to 1".to_owned());
+        }
+        if self.image_maximum_gc_age.is_some_and(|age| age <= self.image_minimum_gc_age) {
+            return invalid("imageMaximumGCAge must be greater than imageMinimumGCAge".to_owned());
         }
         if self.log_max_files < 2 {
             return invalid("containerLogMaxFiles must be greater than 1".to_owned());
@@ -332,43 +414,6 @@ impl Config {
     pub fn pod_dir(&self, uid: &str) -> PathBuf {
         self.root_dir.join("pods").join(uid)
     }
-}
-
-/// Hard thresholds: upstream's defaults for Linux when none are given.
-fn eviction(given: Option<&BTreeMap<String, String>>) -> Result<BTreeMap<String, Threshold>, Error> {
-    const SIGNALS: [&str; 8] = [
-        "memory.available",
-        "nodefs.available",
-        "nodefs.inodesFree",
-        "imagefs.available",
-        "imagefs.inodesFree",
-        "pid.available",
-        "containerfs.available",
-        "containerfs.inodesFree",
-    ];
-    const DEFAULTS: [(&str, &str); 5] = [
-        ("memory.available", "100Mi"),
-        ("nodefs.available", "10%"),
-        ("nodefs.inodesFree", "5%"),
-        ("imagefs.available", "15%"),
-        ("imagefs.inodesFree", "5%"),
-    ];
-    let pairs: Vec<(&str, &str)> = match given {
-        Some(given) if !given.is_empty() => given.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect(),
-        _ => DEFAULTS.to_vec(),
-    };
-    pairs
-        .into_iter()
-        .map(|(signal, text)| {
-            if !SIGNALS.contains(&signal) {
-                return Err(Error::Invalid(format!("evictionHard: unsupported eviction signal {signal}")));
-            }
-            let threshold = Threshold::parse(text).ok_or_else(|| {
-                Error::Invalid(format!("evictionHard: {signal}: {text:?} is not a quantity"))
-            })?;
-            Ok((signal.to_owned(), threshold))
-        })
-        .collect()
 }
 
 #[cfg(test)]
@@ -397,8 +442,8 @@ mod tests {
         assert_eq!(config.node_name, "node1");
         assert_eq!(config.client_ca_file.as_deref(), Some(Path::new("/ca")));
         assert_eq!(config.sync_frequency, Duration::from_secs(90));
-        assert_eq!(config.eviction_hard["memory.available"], Threshold::Amount(200 << 20));
-        assert_eq!(config.eviction_hard["nodefs.available"], Threshold::Share(0.02));
+        assert_eq!(config.eviction.hard["memory.available"], Threshold::Amount(200 << 20));
+        assert_eq!(config.eviction.hard["nodefs.available"], Threshold::Share(0.02));
         assert_eq!(warnings, ["unknown field \"noSuchThing\""]);
     }
 
@@ -412,10 +457,21 @@ mod tests {
             "containerLogMaxFiles: 1\n",
             "clusterDNS: [dns]\n",
             "evictionSoft: {memory.available: 1Gi}\n",
+            "featureGates: {NoSuchGate: true}\n",
+            "featureGates: {EventedPLEG: true}\n",
+            "tlsMinVersion: VersionTLS10\n",
+            "tlsCipherSuites: [TLS_NONE]\n",
+            "logging: {vmodule: [{filePattern: x, verbosity: 9}]}\n",
+            "hairpinMode: maybe\n",
+            "volumePluginDir: /plugins\n",
+            "enableControllerAttachDetach: false\n",
+            "imageMaximumGCAge: 1m\n",
+            "oomScoreAdj: 5000\n",
         ] {
             assert!(config(body).is_err(), "{body}");
         }
-        assert!(config("cpuManagerPolicy: none\ncgroupDriver: cgroupfs\nreadOnlyPort: 0\n").is_ok());
+        assert!(config("cpuManagerPolicy: none\ncgroupDriver: cgroupfs\nreadOnlyPort: 0\nfeatureGates: {NodeSwap: true}\n\
+             memorySwap: {swapBehavior: NoSwap}\nlogging: {format: json, verbosity: 2, flushFrequency: 5s}\n").is_ok());
         assert!(KubeletConfiguration::parse("kind: Pod\n", Path::new("/x")).is_err());
     }
 }

@@ -114,12 +114,12 @@ pub async fn run(kubelet: Arc<Kubelet>, overview: Arc<Overview>, shutdown: Cance
         let (measured, pods) = (kubelet.clone(), overview.clone());
         // Measuring directories reads disks.
         let _ = tokio::task::spawn_blocking(move || over_their_limits(&measured, &pods)).await;
-        let mut found = crossed(&kubelet.config.eviction_hard, &observe(&kubelet));
+        let mut found = crossed(&kubelet.config.eviction.hard, &observe(&kubelet));
         if found.iter().any(|c| c.condition == "DiskPressure") {
             // First what nobody uses, and perhaps no pod has to go.
             collect_containers(&kubelet, &overview).await;
             collect_images(&kubelet, &mut images, true).await;
-            found = crossed(&kubelet.config.eviction_hard, &observe(&kubelet));
+            found = crossed(&kubelet.config.eviction.hard, &observe(&kubelet));
         }
         for pressure in &found {
             last_seen.insert(pressure.condition, Instant::now());

@@ -56,8 +56,37 @@ pub struct Note {
 pub struct Images {
     runtime: cri::Runtime,
     slots: Arc<Semaphore>,
+    rate: Option<Arc<Mutex<Rate>>>,
     backoff: Arc<Mutex<Backoff>>,
     last_error: Arc<Mutex<std::collections::HashMap<String, String>>>,
+}
+
+/// A token bucket that is told the time (`registryPullQPS`, `registryBurst`).
+#[derive(Debug)]
+struct Rate {
+    per_second: f64,
+    burst: f64,
+    tokens: f64,
+    at: Instant,
+}
+
+impl Rate {
+    fn new(per_second: f64, burst: u32, now: Instant) -> Self {
+        let burst = f64::from(burst.max(1));
+        Self { per_second, burst, tokens: burst, at: now }
+    }
+
+    /// Takes a token, if there is one.
+    fn take(&mut self, now: Instant) -> bool {
+        let gained = now.saturating_duration_since(self.at).as_secs_f64() * self.per_second;
+        self.tokens = (self.tokens + gained).min(self.burst);
+        self.at = now;
+        let there = self.tokens >= 1.0;
+        if there {
+            self.tokens -= 1.0;
+        }
+        there
+    }
 }
 
 /// Most remembered pull errors.
@@ -103,11 +132,12 @@ fn pull_policy(container: &Container) -> &str {
 }
 
 impl Images {
-    /// A puller with this many pulls at once.
-    pub fn new(runtime: cri::Runtime, parallel: usize) -> Self {
+    /// A puller with this many pulls at once, and at most so many begun a second (after a burst of so many).
+    pub fn new(runtime: cri::Runtime, parallel: usize, rate: Option<(f64, u32)>) -> Self {
         Self {
             runtime,
             slots: Arc::new(Semaphore::new(parallel)),
+            rate: rate.map(|(qps, burst)| Arc::new(Mutex::new(Rate::new(qps, burst, Instant::now())))),
             backoff: Arc::new(Mutex::new(Backoff::new(FIRST_DELAY, MAX_DELAY))),
             last_error: Arc::default(),
         }
@@ -159,7 +189,12 @@ impl Images {
         let _slot = self.slots.acquire().await.expect("the semaphore is never closed");
         tell("Pulling", format!("Pulling image {asked:?}"));
         let started = Instant::now();
-        let pulled = self.pull(&image, secrets, sandbox).await;
+        let allowed = self.rate.as_ref().is_none_or(|rate| rate.lock().take(started));
+        let pulled = if allowed {
+            self.pull(&image, secrets, sandbox).await.map_err(|error| error.to_string())
+        } else {
+            Err("pull QPS exceeded".to_owned())
+        };
         match pulled {
             Ok(reference) => {
                 let found = self.runtime.image_status(&reference).await.ok().flatten();
@@ -176,9 +211,8 @@ impl Images {
                 self.last_error.lock().remove(&key);
                 Ok(found.as_ref().map_or_else(|| Present { reference, ..Present::default() }, present))
             }
-            Err(error) => {
+            Err(text) => {
                 self.backoff.lock().next(&key, Timestamp::now());
-                let text = error.to_string();
                 warn("Failed", format!("Failed to pull image {asked:?}: {text}"));
                 let mut errors = self.last_error.lock();
                 if errors.len() >= MAX_ERRORS {
@@ -281,6 +315,17 @@ fn credentials(secret: &Data, image: &str) -> Vec<api::AuthConfig> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pulls_are_spaced_after_the_burst() {
+        let start = Instant::now();
+        let mut rate = Rate::new(2.0, 3, start);
+        let mut taken = |millis| rate.take(start + Duration::from_millis(millis));
+        let expected = [(0, true), (0, true), (0, true), (0, false), (400, false), (500, true), (510, false)];
+        for (millis, there) in expected {
+            assert_eq!(taken(millis), there, "{millis}");
+        }
+    }
 
     #[test]
     fn tags() {

@@ -33,6 +33,8 @@ pub struct Kubelet {
     pub runtime: cri::Runtime,
     /// Its name, as in `containerd://ID`.
     pub runtime_name: String,
+    /// The client for the node's lease and status.
+    pub heartbeats: kube::Client,
     /// Objects of the API.
     pub objects: Objects,
     /// Pod statuses on their way to the API.

@@ -14,6 +14,8 @@ pub mod container;
 pub mod decide;
 pub mod env;
 pub mod eviction;
+mod firewall;
+pub mod host;
 pub mod images;
 pub mod kubelet;
 pub mod logs;
@@ -40,4 +42,4 @@ pub mod volumes;
 pub mod worker;
 
 pub use config::{Config, Flags, KubeletConfiguration};
-pub use run::{Error, run};
+pub use run::{Clients, Error, run};

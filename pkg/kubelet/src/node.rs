@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-use k8s_openapi::api::core::v1::{Node, NodeCondition, NodeSpec, NodeStatus};
+use k8s_openapi::api::core::v1::{Node, NodeCondition, NodeSpec, NodeStatus, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference, Time};
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::json;
@@ -29,8 +29,6 @@ const EAGER: Duration = Duration::from_millis(500);
 const REGISTER_MAX: Duration = Duration::from_secs(7);
 /// Renewals a lease's duration: upstream renews after a quarter.
 const LEASE_FRACTION: u32 = 4;
-/// Most images a status lists.
-const MAX_IMAGES: usize = 50;
 /// Most names of an image a status lists.
 const MAX_IMAGE_NAMES: usize = 5;
 
@@ -123,7 +121,7 @@ impl NodeAgent {
     }
 
     fn api(&self) -> Api<Node> {
-        Api::all(self.kubelet.objects.client().clone())
+        Api::all(self.kubelet.heartbeats.clone())
     }
 
     /// Registers, then keeps the status current until shutdown.
@@ -206,7 +204,7 @@ impl NodeAgent {
     async fn images(&self) -> Vec<k8s_openapi::api::core::v1::ContainerImage> {
         let mut images = self.kubelet.runtime.list_images().await.unwrap_or_default();
         images.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.id.cmp(&b.id)));
-        images.truncate(MAX_IMAGES);
+        images.truncate(self.kubelet.config.node_status_max_images.unwrap_or(usize::MAX));
         images
             .into_iter()
             .map(|image| {
@@ -253,7 +251,15 @@ impl NodeAgent {
             }
             return Ok(());
         }
-        let taints = config.register_with_taints.clone();
+        let mut taints = config.register_with_taints.clone();
+        if config.external_cloud {
+            taints.push(Taint {
+                key: "node.cloudprovider.kubernetes.io/uninitialized".to_owned(),
+                value: Some("true".to_owned()),
+                effect: "NoSchedule".to_owned(),
+                time_added: None,
+            });
+        }
         let node = Node {
             metadata: ObjectMeta {
                 name: Some(config.node_name.clone()),
@@ -374,7 +380,7 @@ fn substance_of_ours(status: &NodeStatus) -> NodeStatus {
 
 async fn renew(kubelet: &Kubelet) -> Result<(), kube::Error> {
     let name = &kubelet.config.node_name;
-    let api: Api<Lease> = Api::namespaced(kubelet.objects.client().clone(), LEASE_NAMESPACE);
+    let api: Api<Lease> = Api::namespaced(kubelet.heartbeats.clone(), LEASE_NAMESPACE);
     let now = MicroTime(Timestamp::now());
     let patch = Patch::Merge(json!({"spec": {
         "holderIdentity": name, "leaseDurationSeconds": kubelet.config.lease_duration.as_secs(), "renewTime": now}}));

@@ -65,6 +65,7 @@ pub struct Objects {
     tokens: Arc<Mutex<HashMap<TokenKey, Token>>>,
     services: client::Store<Service>,
     nodes: client::Store<Node>,
+    fresh: Duration,
 }
 
 impl std::fmt::Debug for Objects {
@@ -74,9 +75,16 @@ impl std::fmt::Debug for Objects {
 }
 
 impl Objects {
-    /// Reads with this client; services and the own node come from informers.
-    pub fn new(client: kube::Client, services: client::Store<Service>, nodes: client::Store<Node>) -> Self {
-        Self { client, cache: Arc::default(), tokens: Arc::default(), services, nodes }
+    /// Reads with this client; services and the own node come from informers. With `always_get`, ConfigMaps and Secrets
+    /// are asked for each time, but for immutable ones.
+    pub fn new(
+        client: kube::Client,
+        services: client::Store<Service>,
+        nodes: client::Store<Node>,
+        always_get: bool,
+    ) -> Self {
+        let fresh = if always_get { Duration::ZERO } else { FRESH };
+        Self { client, cache: Arc::default(), tokens: Arc::default(), services, nodes, fresh }
     }
 
     /// The client underneath.
@@ -135,7 +143,7 @@ impl Objects {
     fn cached(&self, key: &Key) -> Option<Arc<Data>> {
         let cache = self.cache.lock();
         let entry = cache.get(key)?;
-        (entry.immutable || entry.at.elapsed() < FRESH).then(|| entry.data.clone())
+        (entry.immutable || entry.at.elapsed() < self.fresh).then(|| entry.data.clone())
     }
 
     /// Absence is never cached: what is missing is waited for.

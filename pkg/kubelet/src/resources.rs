@@ -247,8 +247,8 @@ pub fn container_resources(pod: &Pod, container: &Container, node: &NodeFacts) -
         linux.cpu_quota = milli_cpu_to_quota(cpu_limit);
         linux.cpu_period = CPU_PERIOD;
     }
-    if node.cgroup_v2 {
-        // One process out of memory takes the whole container with it, as on every v2 node of upstream.
+    if node.kill_whole_containers {
+        // One process out of memory takes the whole container with it.
         linux.unified.insert("memory.oom.group".to_owned(), "1".to_owned());
     }
     linux
@@ -274,8 +274,8 @@ fn hugepages(resources: Option<&ResourceRequirements>) -> Vec<HugepageLimit> {
 pub struct NodeFacts {
     /// Memory in bytes.
     pub memory: i64,
-    /// The machine uses the unified cgroup hierarchy.
-    pub cgroup_v2: bool,
+    /// Out of memory, a container is killed as a whole: on the unified hierarchy, unless `singleProcessOOMKill`.
+    pub kill_whole_containers: bool,
     /// CPU limits are enforced (`cpuCFSQuota`).
     pub enforce_cpu_quota: bool,
 }

@@ -37,6 +37,16 @@ pub enum Error {
     /// The machine swaps, and the configuration says that it must not.
     #[error("running with swap on is not supported, please disable swap or set failSwapOn to false")]
     Swap,
+    /// The machine has the old cgroup hierarchy, and the configuration says that it must not.
+    #[error(
+        "kubelet is configured to not run on a host using cgroup v1. cgroup v1 support is in maintenance mode"
+    )]
+    CgroupV1,
+    /// Only cgroup v2 can kill a container as a whole.
+    #[error(
+        "invalid configuration: singleProcessOOMKill must not be explicitly set to false when using cgroup v1"
+    )]
+    SingleProcessOomKill,
     /// The server cannot listen or has no certificate.
     #[error("kubelet server: {0}")]
     Server(String),
@@ -48,8 +58,37 @@ const RUNTIME_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How long shutdown waits for each part.
 const DRAIN: Duration = Duration::from_secs(6);
 
+/// How the kubelet talks to the API: each client has its own rate, so that events never hold up heartbeats.
+#[derive(Clone)]
+pub struct Clients {
+    /// For everything else (`kubeAPIQPS`).
+    pub api: kube::Client,
+    /// For events (`eventRecordQPS`).
+    pub events: kube::Client,
+    /// For the node's lease and status, never held back.
+    pub heartbeats: kube::Client,
+}
+
+impl std::fmt::Debug for Clients {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Clients").finish_non_exhaustive()
+    }
+}
+
+impl From<kube::Client> for Clients {
+    fn from(client: kube::Client) -> Self {
+        Self { api: client.clone(), events: client.clone(), heartbeats: client }
+    }
+}
+
 /// Runs the kubelet until shutdown. Containers are left running.
-pub async fn run(config: Config, client: kube::Client, shutdown: CancellationToken) -> Result<(), Error> {
+pub async fn run(
+    config: Config,
+    clients: impl Into<Clients>,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let clients: Clients = clients.into();
+    let client = clients.api;
     prepare(&config)?;
     let timeouts = cri::Timeouts { request: config.runtime_request_timeout, ..cri::Timeouts::default() };
     let runtime = cri::Runtime::connect(&config.runtime_endpoint, timeouts)?;
@@ -61,11 +100,11 @@ pub async fn run(config: Config, client: kube::Client, shutdown: CancellationTok
     let services = factory.informer::<Service>();
     let nodes =
         factory.informer_for::<Node>(Selection::fields(format!("metadata.name={}", config.node_name)));
-    let objects = Objects::new(client.clone(), services.store(), nodes.store());
+    let objects = Objects::new(client.clone(), services.store(), nodes.store(), config.always_get_objects);
 
     let source = EventSource { component: "kubelet".to_owned(), instance: config.node_name.clone() };
     let (events, events_task) =
-        EventRecorder::start(client.clone(), EventApi::Core, source, shutdown.clone());
+        EventRecorder::start(clients.events, EventApi::Core, source, shutdown.clone());
 
     let Some(version) = wait_for_runtime(&runtime, &shutdown).await else { return Ok(()) };
     tracing::info!(
@@ -77,7 +116,7 @@ pub async fn run(config: Config, client: kube::Client, shutdown: CancellationTok
     let cgroups = Cgroups::detect(&config.cgroup_root, config.pod_pids_limit, config.cgroups_per_qos);
     let facts = NodeFacts {
         memory: machine.memory,
-        cgroup_v2: cgroups.is_v2(),
+        kill_whole_containers: cgroups.is_v2() && config.single_process_oom_kill != Some(true),
         enforce_cpu_quota: config.cpu_cfs_quota,
     };
     if let Some(cidr) = &config.pod_cidr
@@ -93,7 +132,8 @@ pub async fn run(config: Config, client: kube::Client, shutdown: CancellationTok
     }
     let parallel = if config.serialize_image_pulls { 1 } else { config.max_parallel_image_pulls };
     let kubelet = Arc::new(Kubelet {
-        images: Images::new(runtime.clone(), parallel),
+        images: Images::new(runtime.clone(), parallel, config.pull_rate),
+        heartbeats: clients.heartbeats,
         runtime,
         runtime_name: version.name,
         objects,
@@ -135,6 +175,9 @@ pub async fn run(config: Config, client: kube::Client, shutdown: CancellationTok
     tasks.spawn(crate::statics::run(kubelet.clone(), overview.clone(), pods, statics, shutdown.clone()));
     tasks.spawn(upkeep::run(kubelet.clone(), overview.clone(), shutdown.clone()));
     tasks.spawn(eviction::run(kubelet.clone(), overview.clone(), shutdown.clone()));
+    if kubelet.config.iptables_chains {
+        crate::firewall::set_up().await;
+    }
     crate::server::start(&mut tasks, kubelet.clone(), overview.clone(), shutdown.clone())
         .await
         .map_err(Error::Server)?;
@@ -156,6 +199,13 @@ fn prepare(config: &Config) -> Result<(), Error> {
     }
     for path in [crate::names::POD_LOGS, crate::names::CONTAINER_LOGS] {
         std::fs::create_dir_all(path).map_err(|source| Error::Directory { path: path.to_owned(), source })?;
+    }
+    let v2 = std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    if !v2 && config.fail_cgroup_v1 {
+        return Err(Error::CgroupV1);
+    }
+    if !v2 && config.single_process_oom_kill == Some(false) {
+        return Err(Error::SingleProcessOomKill);
     }
     let swaps = std::fs::read_to_string("/proc/swaps").unwrap_or_default();
     if config.fail_swap_on && swaps.lines().skip(1).any(|l| !l.trim().is_empty()) {

@@ -68,18 +68,6 @@ pub(crate) async fn start(
     shutdown: CancellationToken,
 ) -> Result<(), String> {
     let config = &kubelet.config;
-    let bind = async |address: SocketAddr| {
-        TcpListener::bind(address).await.map_err(|e| format!("failed to listen on {address}: {e}"))
-    };
-    let listener = bind((config.address, config.port).into()).await?;
-    let certificate = certificate(&kubelet)?;
-    let roots = match &config.client_ca_file {
-        Some(path) => Some(tls::read(path).and_then(|pem| tls::roots(&pem)).map_err(|e| e.to_string())?),
-        None => None,
-    };
-    let tls_config = tls::server_config(certificate.clone(), roots).map_err(|e| e.to_string())?;
-    tasks.spawn(certificate.follow(shutdown.clone()));
-
     let checks = Checks::new();
     checks.add("log", || Ok(()));
     let watched = overview.clone();
@@ -87,18 +75,45 @@ pub(crate) async fn start(
         Some(age) if age > LOOP_LIMIT => Err(format!("sync loop took longer than expected: {age:?}")),
         _ => Ok(()),
     });
-    let metrics = Metrics::new();
-    stats::register(&metrics, &kubelet, &overview);
-    let auth = Auth::new(config, kubelet.objects.client().clone());
-    let server =
-        Arc::new(Server { auth, checks: checks.clone(), metrics, overview, kubelet: kubelet.clone() });
-    tasks.spawn(serving::serve(listener, Some(tls_config), server, Limits::default(), shutdown.clone()));
-
+    if config.enable_server {
+        secured(tasks, &kubelet, &overview, checks.clone(), &shutdown).await?;
+    }
     if config.healthz_port != 0 {
         let listener = bind((config.healthz_address, config.healthz_port).into()).await?;
         let handler = Arc::new(Healthz(checks));
         tasks.spawn(serving::serve(listener, None, handler, Limits::default(), shutdown));
     }
+    Ok(())
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, String> {
+    TcpListener::bind(address).await.map_err(|e| format!("failed to listen on {address}: {e}"))
+}
+
+/// Starts the port that only who may is answered on.
+async fn secured(
+    tasks: &mut JoinSet<()>,
+    kubelet: &Arc<Kubelet>,
+    overview: &Arc<Overview>,
+    checks: Checks,
+    shutdown: &CancellationToken,
+) -> Result<(), String> {
+    let config = &kubelet.config;
+    let listener = bind((config.address, config.port).into()).await?;
+    let certificate = certificate(kubelet)?;
+    let roots = match &config.client_ca_file {
+        Some(path) => Some(tls::read(path).and_then(|pem| tls::roots(&pem)).map_err(|e| e.to_string())?),
+        None => None,
+    };
+    let tls_config = tls::server_config_offering(certificate.clone(), roots, &config.tls_offer)
+        .map_err(|e| e.to_string())?;
+    tasks.spawn(certificate.follow(shutdown.clone()));
+    let metrics = Metrics::new();
+    stats::register(&metrics, kubelet, overview);
+    let auth = Auth::new(config, kubelet.objects.client().clone());
+    let server =
+        Arc::new(Server { auth, checks, metrics, overview: overview.clone(), kubelet: kubelet.clone() });
+    tasks.spawn(serving::serve(listener, Some(tls_config), server, Limits::default(), shutdown.clone()));
     Ok(())
 }
 
@@ -108,7 +123,7 @@ fn certificate(kubelet: &Kubelet) -> Result<Arc<tls::ServerCertificate>, String>
     if let (Some(cert), Some(key)) = (&config.tls_cert_file, &config.tls_private_key_file) {
         return tls::ServerCertificate::from_files(cert, key).map_err(|e| e.to_string());
     }
-    let dir = config.root_dir.join("pki");
+    let dir = config.cert_dir.clone();
     let (cert, key) = (dir.join("kubelet.crt"), dir.join("kubelet.key"));
     if let Ok(certificate) = tls::ServerCertificate::from_files(&cert, &key) {
         return Ok(certificate);
@@ -207,6 +222,9 @@ impl Server {
             Route::Summary => stats::summary(&self.kubelet, &self.overview).await,
             Route::Pods => json(&self.pods()),
             Route::RunningPods => json(&self.running_pods()),
+            Route::Logs(_) if !self.kubelet.config.system_log_handler => {
+                text(StatusCode::METHOD_NOT_ALLOWED, "logs endpoint is disabled.\n")
+            }
             Route::Logs(path) => node_logs(&path),
             Route::ContainerLogs { namespace, pod, container } => {
                 self.container_logs(&namespace, &pod, &container, &query).await

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -11,14 +12,22 @@ use std::time::{Duration, SystemTime};
 use k8s_openapi::api::core::v1::{Pod, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Api, DeleteParams, PostParams, Preconditions};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::unix::pipe;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::kubelet::Kubelet;
 use crate::pods::{Overview, StaticPods};
 use crate::podutil::{CONFIG_HASH, CONFIG_MIRROR, CONFIG_SEEN, CONFIG_SOURCE, PodExt};
 
-/// How often the directory is looked at.
-const SCAN: Duration = Duration::from_secs(2);
+/// Wait before mirrors that could not be made or deleted are tried again.
+const RETRY: Duration = Duration::from_secs(2);
+/// Bytes of events taken from the kernel at once.
+const EVENT_BYTES: usize = 4096;
+/// Wait for more changes of a directory: an editor makes several.
+const SETTLE: Duration = Duration::from_millis(100);
 /// Most manifests read; what is beyond is ignored with a warning.
 const MAX_MANIFESTS: usize = 256;
 /// Largest manifest.
@@ -136,6 +145,14 @@ pub async fn run(
     shutdown: CancellationToken,
 ) {
     let mut seen = Listing::new();
+    let mirrored = Arc::new(Notify::new());
+    let changed = mirrored.clone();
+    api.on_event(move |event| {
+        if event.object().is_mirror() {
+            changed.notify_one();
+        }
+    });
+    let mut watched = kubelet.config.static_pod_path.as_deref().and_then(watch);
     loop {
         if let Some(dir) = &kubelet.config.static_pod_path {
             let now = list(dir);
@@ -145,13 +162,40 @@ pub async fn run(
                 overview.poke();
             }
         }
-        if api.has_synced() {
-            reconcile_mirrors(&kubelet, &api, &statics).await;
-        }
+        let settled = if api.has_synced() {
+            reconcile_mirrors(&kubelet, &api, &statics).await
+        } else {
+            statics.load().is_empty()
+        };
+        let pause = if settled { kubelet.config.file_check } else { RETRY };
         tokio::select! {
             () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(SCAN) => {}
+            () = mirrored.notified() => {}
+            () = touched(watched.as_mut()) => tokio::time::sleep(SETTLE).await,
+            () = tokio::time::sleep(pause) => {}
         }
+    }
+}
+
+/// Has the kernel tell of changes in a directory. Without that, it is looked at every `fileCheckFrequency` only.
+fn watch(dir: &Path) -> Option<pipe::Receiver> {
+    let events = AddWatchFlags::IN_CREATE
+        | AddWatchFlags::IN_CLOSE_WRITE
+        | AddWatchFlags::IN_MOVE
+        | AddWatchFlags::IN_DELETE;
+    let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).ok()?;
+    inotify.add_watch(dir, events).ok()?;
+    // Read like a pipe: readiness and bytes are all there is to it.
+    pipe::Receiver::from_owned_fd_unchecked(OwnedFd::from(inotify)).ok()
+}
+
+/// Waits until something in the directory changed.
+async fn touched(watched: Option<&mut pipe::Receiver>) {
+    let Some(watched) = watched else { return std::future::pending().await };
+    // What changed is found by looking: what the events say is thrown away.
+    let mut events = [0; EVENT_BYTES];
+    if watched.read(&mut events).await.is_err() {
+        std::future::pending().await
     }
 }
 
@@ -173,8 +217,9 @@ fn load(listing: &Listing, node: &str) -> HashMap<String, Arc<Pod>> {
     out
 }
 
-/// Makes missing mirrors and deletes those whose manifest is gone or another one.
-async fn reconcile_mirrors(kubelet: &Kubelet, api: &client::Informer<Pod>, statics: &StaticPods) {
+/// Makes missing mirrors and deletes those whose manifest is gone or another one. `false` when something is left to do.
+async fn reconcile_mirrors(kubelet: &Kubelet, api: &client::Informer<Pod>, statics: &StaticPods) -> bool {
+    let mut settled = true;
     let statics = statics.load_full();
     let mirrors: Vec<Arc<Pod>> = api.store().list().into_iter().filter(|p| p.is_mirror()).collect();
     let client = kubelet.objects.client();
@@ -192,6 +237,7 @@ async fn reconcile_mirrors(kubelet: &Kubelet, api: &client::Informer<Pod>, stati
             && !client::is_not_found(&error)
         {
             tracing::warn!(pod = %stale.full_id(), %error, "cannot delete mirror pod");
+            settled = false;
         }
     }
     for pod in statics.values() {
@@ -202,6 +248,7 @@ async fn reconcile_mirrors(kubelet: &Kubelet, api: &client::Informer<Pod>, stati
         let owner = kubelet.objects.node(node).and_then(|n| n.metadata.uid.clone());
         // The API server takes mirrors only from registered nodes.
         if owner.is_none() {
+            settled = false;
             continue;
         }
         let pods: Api<Pod> = Api::namespaced(client.clone(), pod.ns());
@@ -209,8 +256,10 @@ async fn reconcile_mirrors(kubelet: &Kubelet, api: &client::Informer<Pod>, stati
             && !client::is_already_exists(&error)
         {
             tracing::warn!(pod = %pod.full_id(), %error, "failed creating a mirror pod");
+            settled = false;
         }
     }
+    settled
 }
 
 #[cfg(test)]

@@ -308,8 +308,7 @@ fn missing(
     container: &Container,
     old: Option<&ContainerStatus>,
 ) -> ContainerStatus {
-    let default_reason =
-        if kind == Kind::Regular && !init_containers(input.pod).is_empty() { INITIALIZING } else { CREATING };
+    let default_reason = if init_containers(input.pod).is_empty() { CREATING } else { INITIALIZING };
     let reason = input.reasons.get(&container.name);
     let mut status = ContainerStatus {
         name: container.name.clone(),

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use client::events::EventType;
 use cri::api;
+use futures::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 
 use crate::kubelet::Kubelet;
@@ -136,14 +137,24 @@ pub struct ImageUsage {
     seen: HashMap<String, (Instant, Instant)>,
 }
 
-/// Images to remove to free so many bytes, the longest unused first.
+/// What images are removed for.
+#[derive(Debug, Clone, Copy)]
+struct Wanted {
+    /// Bytes to free.
+    free: i64,
+    /// Images seen first more recently stay.
+    min_age: Duration,
+    /// Images unused for longer go, whatever is free (`imageMaximumGCAge`).
+    max_age: Option<Duration>,
+}
+
+/// Images to remove: those unused for too long, and to free so many bytes, the longest unused first.
 fn victims(
     images: &[api::Image],
     in_use: &HashSet<String>,
     usage: &mut ImageUsage,
     keep: &str,
-    min_age: Duration,
-    free: i64,
+    wanted: Wanted,
     now: Instant,
 ) -> Vec<String> {
     usage.seen.retain(|id, _| images.iter().any(|i| i.id == *id));
@@ -156,13 +167,14 @@ fn victims(
     let mut candidates: Vec<&api::Image> = images
         .iter()
         .filter(|i| !in_use.contains(&i.id) && !i.pinned && !i.repo_tags.iter().any(|t| t == keep))
-        .filter(|i| now.duration_since(usage.seen[&i.id].0) >= min_age)
+        .filter(|i| now.duration_since(usage.seen[&i.id].0) >= wanted.min_age)
         .collect();
     candidates.sort_by_key(|i| (usage.seen[&i.id].1, usage.seen[&i.id].0));
-    let mut left = free;
+    let mut left = wanted.free;
     let mut out = Vec::new();
     for image in candidates {
-        if left <= 0 {
+        let old = wanted.max_age.is_some_and(|max| now.duration_since(usage.seen[&image.id].1) > max);
+        if left <= 0 && !old {
             break;
         }
         left -= image.size as i64;
@@ -198,8 +210,9 @@ pub async fn collect_images(kubelet: &Kubelet, usage: &mut ImageUsage, all: bool
     }
     let keep = config.pause_image.as_deref().unwrap_or_default();
     let min_age = if all { Duration::ZERO } else { config.image_minimum_gc_age };
+    let wanted = Wanted { free, min_age, max_age: config.image_maximum_gc_age };
     let mut freed = 0;
-    for id in victims(&images, &in_use, usage, keep, min_age, free, Instant::now()) {
+    for id in victims(&images, &in_use, usage, keep, wanted, Instant::now()) {
         let size = images.iter().find(|i| i.id == id).map_or(0, |i| i.size as i64);
         match runtime.remove_image(&id).await {
             Ok(()) => freed += size,
@@ -232,30 +245,35 @@ fn rotated(log: &Path) -> Vec<PathBuf> {
     out
 }
 
-/// Rotates logs of running containers that grew too long.
+/// Rotates logs of running containers that grew too long, `containerLogMaxWorkers` at once.
 async fn rotate_logs(kubelet: &Kubelet) {
     let Ok(containers) = kubelet.runtime.list_containers(&[]).await else { return };
-    for container in containers.iter().filter(|c| c.state() == api::ContainerState::ContainerRunning) {
-        let Some(log) = log_file(container) else { continue };
+    let running = containers.iter().filter(|c| c.state() == api::ContainerState::ContainerRunning);
+    let long = running.filter_map(|container| {
+        let log = log_file(container)?;
         let long = fs::metadata(&log).is_ok_and(|m| m.len() >= kubelet.config.log_max_size);
-        if !long {
-            continue;
+        long.then_some((container.id.as_str(), log))
+    });
+    let rotations = futures::stream::iter(long);
+    let workers = kubelet.config.log_max_workers;
+    rotations.for_each_concurrent(workers, |(id, log)| rotate(kubelet, id, log)).await;
+}
+
+async fn rotate(kubelet: &Kubelet, container: &str, log: PathBuf) {
+    let (path, files, now) = (log.clone(), kubelet.config.log_max_files, stamp());
+    // Compressing takes as long as the log is large: not on a thread that others wait for.
+    let shifted = tokio::task::spawn_blocking(move || shift(&path, files, &now)).await;
+    let moved = match shifted.unwrap_or_else(|error| Err(io::Error::other(error))) {
+        Ok(moved) => moved,
+        Err(error) => {
+            tracing::warn!(log = %log.display(), %error, "failed to rotate log");
+            return;
         }
-        let (path, files, now) = (log.clone(), kubelet.config.log_max_files, stamp());
-        // Compressing takes as long as the log is large: not on a thread that others wait for.
-        let shifted = tokio::task::spawn_blocking(move || shift(&path, files, &now)).await;
-        let moved = match shifted.unwrap_or_else(|error| Err(io::Error::other(error))) {
-            Ok(moved) => moved,
-            Err(error) => {
-                tracing::warn!(log = %log.display(), %error, "failed to rotate log");
-                continue;
-            }
-        };
-        if let Err(error) = kubelet.runtime.reopen_log(&container.id).await {
-            tracing::warn!(log = %log.display(), %error, "failed to reopen log");
-            // The runtime still writes to the old file: it gets its name back.
-            let _ = fs::rename(&moved, &log);
-        }
+    };
+    if let Err(error) = kubelet.runtime.reopen_log(container).await {
+        tracing::warn!(log = %log.display(), %error, "failed to reopen log");
+        // The runtime still writes to the old file: it gets its name back.
+        let _ = fs::rename(&moved, &log);
     }
 }
 
@@ -353,12 +371,14 @@ mod tests {
         let mut at = |seconds: u64, used: &[&str], free: i64| {
             let in_use = used.iter().map(|u| (*u).to_owned()).collect();
             let now = start + Duration::from_secs(seconds);
-            victims(&images, &in_use, &mut usage, "pause:1", Duration::from_secs(100), free, now)
+            let (min_age, max_age) = (Duration::from_secs(100), Some(Duration::from_secs(1000)));
+            victims(&images, &in_use, &mut usage, "pause:1", Wanted { free, min_age, max_age }, now)
         };
         assert!(at(0, &["a", "b"], 100).is_empty(), "too young");
         assert_eq!(at(200, &["b"], 15), ["a", "c"]);
         assert_eq!(at(300, &[], 5), ["a"]);
         assert_eq!(at(301, &[], 0), Vec::<String>::new());
+        assert_eq!(at(1100, &["b"], 0), ["a", "c"], "unused for more than 1000 s");
     }
 
     #[test]

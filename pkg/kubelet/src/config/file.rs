@@ -74,6 +74,62 @@ pub struct CrashLoopBackOff {
     pub max_container_restart_period: Option<GoDuration>,
 }
 
+/// `logging`: how the process logs.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "fields of upstream's file format")]
+pub struct Logging {
+    pub format: Option<String>,
+    pub verbosity: Option<u8>,
+    /// Lines are written when they are made, so any frequency is kept.
+    pub flush_frequency: Option<Value>,
+    /// Levels of single files; none can be given here.
+    pub vmodule: Option<Vec<Value>>,
+    pub options: Option<LogOptions>,
+}
+
+/// `logging.options`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "fields of upstream's file format")]
+pub struct LogOptions {
+    pub text: Option<LogBuffer>,
+    pub json: Option<LogBuffer>,
+}
+
+/// `logging.options.text` and `.json`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "fields of upstream's file format")]
+pub struct LogBuffer {
+    pub split_stream: Option<bool>,
+    pub info_buffer_size: Option<String>,
+}
+
+impl Logging {
+    fn check(&self) -> Result<(), Error> {
+        let refuse = |field, value: &dyn std::fmt::Display, hint| {
+            Err(Error::Unsupported { field, value: value.to_string(), hint })
+        };
+        if let Some(other) = self.format.as_deref().filter(|f| !matches!(*f, "" | "text" | "json")) {
+            return refuse("logging.format", &other, "text and json are");
+        }
+        if self.vmodule.as_ref().is_some_and(|v| !v.is_empty()) {
+            return refuse("logging.vmodule", &"a list", "one verbosity holds for all");
+        }
+        let options = self.options.clone().unwrap_or_default();
+        for buffer in [options.text, options.json].into_iter().flatten() {
+            if buffer.split_stream == Some(true) {
+                return refuse("logging.options.splitStream", &true, "everything goes to standard error");
+            }
+            if let Some(size) = buffer.info_buffer_size.filter(|s| !matches!(s.as_str(), "" | "0")) {
+                return refuse("logging.options.infoBufferSize", &size, "nothing is buffered");
+            }
+        }
+        Ok(())
+    }
+}
+
 macro_rules! configuration {
     ($($field:ident: $kind:ty = $name:literal,)*) => {
         /// The file, every field optional.
@@ -139,23 +195,61 @@ configuration! {
     register_node: bool = "registerNode",
     register_with_taints: Vec<k8s_openapi::api::core::v1::Taint> = "registerWithTaints",
     container_runtime_endpoint: String = "containerRuntimeEndpoint",
+    file_check_frequency: GoDuration = "fileCheckFrequency",
+    tls_cipher_suites: Vec<String> = "tlsCipherSuites",
+    tls_min_version: String = "tlsMinVersion",
+    registry_pull_qps: f64 = "registryPullQPS",
+    registry_burst: u32 = "registryBurst",
+    event_record_qps: f64 = "eventRecordQPS",
+    event_burst: u32 = "eventBurst",
+    kube_api_qps: f64 = "kubeAPIQPS",
+    kube_api_burst: u32 = "kubeAPIBurst",
+    oom_score_adj: i32 = "oomScoreAdj",
+    max_open_files: u64 = "maxOpenFiles",
+    protect_kernel_defaults: bool = "protectKernelDefaults",
+    make_iptables_util_chains: bool = "makeIPTablesUtilChains",
+    container_log_max_workers: usize = "containerLogMaxWorkers",
+    logging: Logging = "logging",
+    enable_system_log_handler: bool = "enableSystemLogHandler",
+    node_status_max_images: i64 = "nodeStatusMaxImages",
+    enable_server: bool = "enableServer",
+    feature_gates: BTreeMap<String, bool> = "featureGates",
+    change_detection: String = "configMapAndSecretChangeDetectionStrategy",
+    fail_cgroup_v1: bool = "failCgroupV1",
+    single_process_oom_kill: bool = "singleProcessOOMKill",
+    merge_default_eviction_settings: bool = "mergeDefaultEvictionSettings",
+    eviction_soft: BTreeMap<String, String> = "evictionSoft",
+    eviction_soft_grace_period: BTreeMap<String, String> = "evictionSoftGracePeriod",
+    eviction_minimum_reclaim: BTreeMap<String, String> = "evictionMinimumReclaim",
+    eviction_max_pod_grace_period: i64 = "evictionMaxPodGracePeriod",
+    image_maximum_gc_age: GoDuration = "imageMaximumGCAge",
     crash_loop_back_off: CrashLoopBackOff = "crashLoopBackOff",
 }
 
-/// Fields that ask for what this kubelet does not do, with the values that ask for nothing.
-const REFUSED: &[(&str, &[&str], &str)] = &[
+/// Fields that could ask for what this kubelet does not do, with the values that ask for what it does.
+const FIXED: &[(&str, &[&str], &str)] = &[
+    ("apiVersion", &[super::API_VERSION], "there is no other"),
+    ("kind", &[super::KIND], "there is no other"),
     ("cgroupDriver", &["cgroupfs"], "only cgroupfs is"),
-    ("cpuManagerPolicy", &["none"], "only none is"),
-    ("memoryManagerPolicy", &["None"], "only None is"),
-    ("topologyManagerPolicy", &["none"], "only none is"),
+    ("cpuManagerPolicy", &["", "none"], "only none is"),
+    ("cpuManagerPolicyOptions", &["{}"], "CPU sets are not managed"),
+    ("cpuManagerReconcilePeriod", &["0s", "10s"], "CPU sets are not managed"),
+    ("cpuCFSQuotaPeriod", &["0s", "100ms"], "quotas are given for 100ms"),
+    ("memoryManagerPolicy", &["", "None"], "only None is"),
+    ("memoryThrottlingFactor", &["0.9"], "it needs the feature gate MemoryQoS"),
+    ("memoryReservationPolicy", &["", "None"], "it needs the feature gate MemoryQoS"),
+    ("qosReserved", &["{}"], "it needs the feature gate QOSReserved"),
+    ("topologyManagerPolicy", &["", "none"], "only none is"),
+    ("topologyManagerPolicyOptions", &["{}"], "only the policy none is"),
+    ("topologyManagerScope", &["", "container"], "only the policy none is"),
     ("readOnlyPort", &["0"], "the read-only port is always off"),
     ("rotateCertificates", &["false"], "give --kubeconfig a certificate and renew it from outside"),
     ("serverTLSBootstrap", &["false"], "give tlsCertFile, or none for a self-signed certificate"),
+    ("tlsCurvePreferences", &["[]"], "the curves are the library's"),
     ("staticPodURL", &[""], "use staticPodPath"),
-    ("evictionSoft", &["{}"], "only evictionHard is"),
-    ("evictionSoftGracePeriod", &["{}"], "only evictionHard is"),
-    ("evictionMinimumReclaim", &["{}"], "only evictionHard is"),
-    ("evictionMaxPodGracePeriod", &["0"], "only evictionHard is"),
+    ("staticPodURLHeader", &["{}"], "use staticPodPath"),
+    ("httpCheckFrequency", &["0s", "20s"], "use staticPodPath"),
+    ("podLogsDir", &["", "/var/log/pods", "/var/log/pods/"], "logs are in /var/log/pods"),
     ("reservedSystemCPUs", &[""], "CPU sets are not managed"),
     ("reservedMemory", &["[]"], "NUMA memory is not managed"),
     ("systemReservedCgroup", &[""], "reservations only lower what is allocatable"),
@@ -164,87 +258,69 @@ const REFUSED: &[(&str, &[&str], &str)] = &[
     ("shutdownGracePeriodCriticalPods", &["0s"], "the machine's shutdown is not watched"),
     ("shutdownGracePeriodByPodPriority", &["[]"], "the machine's shutdown is not watched"),
     ("tracing", &["{}"], "traces are not exported"),
-    ("imageMaximumGCAge", &["0s"], "images are collected by disk usage alone"),
     ("imageServiceEndpoint", &[""], "images come from the container runtime's endpoint"),
     ("kubeletCgroups", &[""], "the kubelet stays in the cgroup it was started in"),
     ("systemCgroups", &[""], "other processes stay in their cgroups"),
-    ("volumePluginDir", &["*"], ""),
-    ("memorySwap", &["{}"], "swap is not given to pods"),
-];
-
-/// Fields without effect here, with no promise that a user would miss.
-const NEUTRAL: &[&str] = &[
-    "apiVersion",
-    "kind",
-    "cgroupDriver",
-    "fileCheckFrequency",
-    "httpCheckFrequency",
-    "tlsCipherSuites",
-    "tlsMinVersion",
-    "registryPullQPS",
-    "registryBurst",
-    "eventRecordQPS",
-    "eventBurst",
-    "oomScoreAdj",
-    "volumeStatsAggPeriod",
-    "hairpinMode",
-    "maxOpenFiles",
-    "contentType",
-    "kubeAPIQPS",
-    "kubeAPIBurst",
-    "enableControllerAttachDetach",
-    "protectKernelDefaults",
-    "makeIPTablesUtilChains",
-    "iptablesMasqueradeBit",
-    "iptablesDropBit",
-    "featureGates",
-    "configMapAndSecretChangeDetectionStrategy",
-    "containerLogMaxWorkers",
-    "showHiddenMetricsForVersion",
-    "logging",
-    "enableSystemLogHandler",
-    "enableSystemLogQuery",
-    "memoryThrottlingFactor",
-    "localStorageCapacityIsolation",
-    "cpuCFSQuotaPeriod",
-    "nodeStatusMaxImages",
-    "cpuManagerReconcilePeriod",
-    "enableContentionProfiling",
-    "enableServer",
-    "mergeDefaultEvictionSettings",
-    "topologyManagerScope",
-    "enableDebugFlagsHandler",
-    "podLogsDir",
-    "qosReserved",
-    "singleProcessOOMKill",
-    "staticPodURLHeader",
-    "failCgroupV1",
-    "imagePullCredentialsVerificationPolicy",
-    "cpuManagerPolicyOptions",
-    "topologyManagerPolicyOptions",
-    "userNamespaces",
-    "preloadedImagesVerificationAllowlist",
+    (
+        "volumePluginDir",
+        &["", "/usr/libexec/kubernetes/kubelet-plugins/volume/exec/"],
+        "plugins of FlexVolume are not run",
+    ),
+    (
+        "memorySwap",
+        &["{}", "{\"swapBehavior\":\"\"}", "{\"swapBehavior\":\"NoSwap\"}"],
+        "swap is not given to pods",
+    ),
+    ("kernelMemcgNotification", &["false"], "memory is looked at every 10 seconds"),
+    // Bridges have been the network plugin's business since runtimes bring their own networks.
+    ("hairpinMode", &["", "promiscuous-bridge", "hairpin-veth", "none"], "there is no such mode"),
+    // Upstream's bits have had no effect since kube-proxy makes its chains itself.
+    ("iptablesMasqueradeBit", &["14"], "kube-proxy owns its mark"),
+    ("iptablesDropBit", &["15"], "nothing marks packets to drop them"),
+    (
+        "contentType",
+        &["", "application/json", "application/vnd.kubernetes.protobuf"],
+        "the API is spoken in JSON or protobuf",
+    ),
+    ("enableControllerAttachDetach", &["true"], "volumes are attached by the controller"),
+    ("enableSystemLogQuery", &["false"], "the journal is not read"),
+    ("enableContentionProfiling", &["false"], "there is no Go scheduler to profile"),
+    ("localStorageCapacityIsolation", &["true"], "local storage is always counted"),
+    ("showHiddenMetricsForVersion", &[""], "no metric is hidden"),
+    ("enableDebugFlagsHandler", &["true", "false"], "use a boolean"),
+    ("volumeStatsAggPeriod", &["0s", "1m", "1m0s"], "volumes are measured once a minute"),
+    ("userNamespaces", &["{}", "{\"idsPerPod\":65536}"], "a pod gets 65536 ids"),
+    (
+        "imagePullCredentialsVerificationPolicy",
+        &["", "NeverVerify", "NeverVerifyPreloadedImages"],
+        "images on the node are not checked again",
+    ),
+    ("preloadedImagesVerificationAllowlist", &["[]"], "images on the node are not checked again"),
 ];
 
 /// Whether the file format has this field.
 pub(super) fn known(field: &str) -> bool {
-    FIELDS.contains(&field) || NEUTRAL.contains(&field) || REFUSED.iter().any(|(name, ..)| *name == field)
+    FIELDS.contains(&field) || FIXED.iter().any(|(name, ..)| *name == field)
 }
 
 impl KubeletConfiguration {
     /// Refuses what asks for something this kubelet does not do.
     pub(super) fn refuse_unsupported(&self) -> Result<(), Error> {
-        for (field, neutral, hint) in REFUSED {
+        for (field, fitting, hint) in FIXED {
             let Some(value) = self.others.get(*field) else { continue };
             let text = match value {
                 Value::String(text) => text.clone(),
                 Value::Null => continue,
                 other => other.to_string(),
             };
-            if !neutral.iter().any(|n| *n == "*" || *n == text) {
+            if !fitting.contains(&text.as_str()) {
                 return Err(Error::Unsupported { field, value: text, hint });
             }
         }
-        Ok(())
+        if let Some(logging) = &self.logging {
+            logging.check()?;
+        }
+        let gates = self.feature_gates.iter().flatten().map(|(gate, on)| (gate.as_str(), *on));
+        component::gates::check(gates).map_err(|error| Error::Invalid(error.to_string()))
     }
 }

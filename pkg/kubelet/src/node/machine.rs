@@ -87,7 +87,7 @@ impl Machine {
                 .sum()
         };
         let kept =
-            |signal: &str, of: i64| config.eviction_hard.get(signal).map_or(0, |t: &Threshold| t.of(of));
+            |signal: &str, of: i64| config.eviction.hard.get(signal).map_or(0, |t: &Threshold| t.of(of));
         capacity
             .iter()
             .map(|(name, amount)| {
