@@ -29,7 +29,7 @@ pub struct Record {
     pub started: u64,
 }
 
-/// Fields of `/proc/PID/stat` after the command name (proc(5)): parent is 1, start time 19.
+/// Fields of `/proc/PID/stat` after the command name (proc(5)): parent is 1, flags 6, threads 17, start time 19.
 fn stat(pid: i32) -> Option<Vec<String>> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     Some(text.rsplit_once(')')?.1.split_ascii_whitespace().map(str::to_owned).collect())
@@ -39,8 +39,9 @@ impl Record {
     /// The record of a running process.
     pub fn of(pid: i32) -> Option<Self> {
         let fields = stat(pid)?;
-        // A zombie is over, whoever has yet to collect it.
-        if fields.first().is_some_and(|state| state == "Z") {
+        // A zombie is over, whoever has yet to collect it; but its other threads may still hold its files and ports.
+        let threads: u32 = fields.get(17)?.parse().ok()?;
+        if fields.first().is_some_and(|state| state == "Z") && threads <= 1 {
             return None;
         }
         Some(Self { pid, started: fields.get(19)?.parse().ok()? })
@@ -69,17 +70,27 @@ impl Record {
         if self.alive() { Err(Error::Refused(format!("process {} does not end", self.pid))) } else { Ok(()) }
     }
 
-    /// Whether it was killed and is on its way out: `PF_EXITING` of the flags, field 6 after the command name.
+    /// Whether it was killed and is on its way out: `PF_EXITING` of the flags, or SIGKILL has yet to reach a thread.
     fn is_exiting(&self) -> bool {
         const PF_EXITING: u64 = 0x4;
         let flags = stat(self.pid).and_then(|fields| fields.get(6)?.parse::<u64>().ok());
-        flags.is_none_or(|flags| flags & PF_EXITING != 0)
+        flags.is_none_or(|flags| flags & PF_EXITING != 0) || kill_is_pending(self.pid)
     }
 
     /// Resident memory in bytes.
     pub fn resident_bytes(&self) -> u64 {
         resident_bytes(self.pid)
     }
+}
+
+/// Whether the signals waiting for a process or its first thread contain SIGKILL.
+fn kill_is_pending(pid: i32) -> bool {
+    let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else { return false };
+    let bit = 1_u64 << (Signal::SIGKILL as i32 - 1);
+    ["SigPnd:", "ShdPnd:"].iter().any(|name| {
+        let set = status.lines().find_map(|line| line.strip_prefix(name));
+        set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).is_some_and(|set| set & bit != 0)
+    })
 }
 
 /// Resident memory of a process in bytes, 0 when it is gone.

@@ -327,7 +327,11 @@ mod tests {
             ("False", "2001-09-09T01:46:41Z", false, false),
         ] {
             let node = node(status, heartbeat);
-            assert_eq!((fresh.is_ready(&node), running.is_ready(&node)), (by_fresh, by_running), "{heartbeat}");
+            assert_eq!(
+                (fresh.is_ready(&node), running.is_ready(&node)),
+                (by_fresh, by_running),
+                "{heartbeat}"
+            );
         }
         assert!(!fresh.is_ready(&Node::default()));
     }
