@@ -62,6 +62,7 @@ fn small_cluster() -> anyhow::Result<()> {
     ensure!(kubectl.value("configmap/kept", ".data.a")? == "b", "objects survive");
     eventually("all is well again", LONG, || small.ensure_healthy())?;
 
+    broken_store(&small)?;
     ensure!(!small.remains()?.is_empty(), "a running cluster is visible");
     small.down()?.success()?;
     let left = small.remains()?;
@@ -74,5 +75,22 @@ fn small_cluster() -> anyhow::Result<()> {
     plain.args(["up", "--data-dir", "/nonexistent"]);
     let refused = run_program(&mut plain, "")?.failure()?;
     ensure!(refused.contains("needs root") || refused.contains("ermission denied"), "{refused}");
+    Ok(())
+}
+
+/// A store that cannot be understood is refused and left as it is; with the old bytes back, everything is there.
+fn broken_store(small: &Cluster) -> anyhow::Result<()> {
+    let marker = small.root().join("store/STORE");
+    let good = std::fs::read(&marker)?;
+    small.kill("control-plane", "server")?;
+    std::fs::write(&marker, "not of this kind\n")?;
+    let refused = small.up()?.failure()?;
+    ensure!(refused.contains("server"), "{refused}");
+    let log = std::fs::read_to_string(small.root().join("log/server.log"))?;
+    ensure!(log.contains("store"), "{log}");
+    ensure!(std::fs::read(&marker)? == b"not of this kind\n", "the store was overwritten");
+    std::fs::write(&marker, good)?;
+    small.up()?.success()?;
+    ensure!(small.kubectl("default").value("configmap/kept", ".data.a")? == "b", "objects survive");
     Ok(())
 }

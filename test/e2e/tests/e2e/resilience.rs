@@ -1,7 +1,9 @@
 //! What is killed comes back, and running traffic does not notice.
 
+use std::process::Command;
+
 use anyhow::{Context as _, ensure};
-use e2e::process::Running;
+use e2e::process::{self, Running};
 use e2e::{Context, LONG, SHORT, Storage, eventually};
 
 use crate::manifests::server_deployment;
@@ -46,12 +48,21 @@ pub(crate) fn run(context: &Context<'_>) -> anyhow::Result<()> {
     kubectl.run("expose deployment/web --port=80 --target-port=http")?;
     let address = kubectl.value("service/web", ".spec.clusterIP")?;
     eventually("the Service answers", SHORT, || cluster.fetch_from("node1", &format!("http://{address}/")))?;
-    let containers =
-        || kubectl.run("get pods -l app=web -o jsonpath={.items[*].status.containerStatuses[*].containerID}");
-    let before = containers()?;
     let mut prober = Prober::start(context, "node2", &address)?;
+    agent(context, &mut prober)?;
+    server(context, &mut prober)?;
+    if cluster.storage() == Storage::Etcd {
+        store(context, &mut prober)?;
+    }
+    runtime(context, &mut prober)?;
+    drop(prober);
+    node(context, &address)?;
+    eventually("everything is healthy", LONG, || cluster.ensure_healthy())
+}
 
-    // kubelet and service proxy of a node.
+/// Kubelet and service proxy of a node are killed.
+fn agent(context: &Context<'_>, prober: &mut Prober) -> anyhow::Result<()> {
+    let cluster = context.cluster;
     let old = cluster.kill("node2", "agent")?;
     prober.undisturbed(UNDISTURBED)?;
     eventually("the agent is started again", LONG, || {
@@ -59,9 +70,15 @@ pub(crate) fn run(context: &Context<'_>) -> anyhow::Result<()> {
         ensure!(new != old, "still {old}");
         cluster.ensure_healthy()
     })?;
-    prober.undisturbed(UNDISTURBED)?;
+    prober.undisturbed(UNDISTURBED)
+}
 
-    // The server, with everything that decides.
+/// The server is killed, with everything that decides.
+fn server(context: &Context<'_>, prober: &mut Prober) -> anyhow::Result<()> {
+    let (kubectl, cluster) = (&context.kubectl, context.cluster);
+    let containers =
+        || kubectl.run("get pods -l app=web -o jsonpath={.items[*].status.containerStatuses[*].containerID}");
+    let before = containers()?;
     cluster.kill("control-plane", "server")?;
     kubectl.fail("get pods --request-timeout=2s")?;
     prober.undisturbed(UNDISTURBED)?;
@@ -70,32 +87,52 @@ pub(crate) fn run(context: &Context<'_>) -> anyhow::Result<()> {
     prober.undisturbed(UNDISTURBED)?;
     ensure!(containers()? == before, "containers were replaced: {before} and {}", containers()?);
     // It works, not merely answers.
-    kubectl.run("scale deployment/web --replicas=4")?;
-    kubectl.wait_value("deployment/web", ".status.readyReplicas", "4", LONG)?;
-    eventually("the agent speaks to the new server", LONG, || cluster.ensure_healthy())?;
+    scale(context, 4)?;
+    eventually("the agent speaks to the new server", LONG, || cluster.ensure_healthy())
+}
 
-    // The store alone: what runs goes on, the server waits for it and says so.
-    if cluster.storage() == Storage::Etcd {
-        let server = cluster.pid("control-plane", "server")?;
-        cluster.kill("control-plane", "etcd")?;
-        kubectl.fail("create configmap refused --request-timeout=2s")?;
-        eventually("the store is reported missing", SHORT, || {
-            let ready = kubectl.fail("get --raw /readyz")?;
-            ensure!(ready.contains("etcd failed"), "{ready}");
-            Ok(())
-        })?;
-        prober.undisturbed(UNDISTURBED)?;
-        cluster.up()?.success()?;
-        ensure!(cluster.pid("control-plane", "server")? == server, "the server was replaced");
-        kubectl.run("create configmap accepted")?;
-        kubectl.run("scale deployment/web --replicas=3")?;
-        kubectl.wait_value("deployment/web", ".status.readyReplicas", "3", LONG)?;
-        kubectl.run("scale deployment/web --replicas=4")?;
-        kubectl.wait_value("deployment/web", ".status.readyReplicas", "4", LONG)?;
-    }
-    drop(prober);
+/// The store alone is killed: the server waits for it, says so, and goes on when it is back.
+fn store(context: &Context<'_>, prober: &mut Prober) -> anyhow::Result<()> {
+    let (kubectl, cluster) = (&context.kubectl, context.cluster);
+    let server = cluster.pid("control-plane", "server")?;
+    cluster.kill("control-plane", "etcd")?;
+    kubectl.fail("create configmap refused --request-timeout=2s")?;
+    eventually("the store is reported missing", SHORT, || {
+        let ready = kubectl.fail("get --raw /readyz")?;
+        ensure!(ready.contains("etcd failed"), "{ready}");
+        Ok(())
+    })?;
+    prober.undisturbed(UNDISTURBED)?;
+    cluster.up()?.success()?;
+    ensure!(cluster.pid("control-plane", "server")? == server, "the server was replaced");
+    kubectl.run("create configmap accepted")?;
+    scale(context, 3)?;
+    scale(context, 4)
+}
 
-    // A whole node. Its pods are gone with it and come back with it.
+/// The runtime of a node hangs: its node says what is missing and is back with it.
+fn runtime(context: &Context<'_>, prober: &mut Prober) -> anyhow::Result<()> {
+    let (kubectl, cluster) = (&context.kubectl, context.cluster);
+    let runtime = cluster.pid("node3", "containerd")?.to_string();
+    let signal = |name: &str| process::run(Command::new("kill").args([name, &runtime]), "")?.success();
+    signal("-STOP")?;
+    let reported = eventually("the runtime is reported down", LONG, || {
+        let of = |field: &str| {
+            kubectl.value("node/node3", &format!(".status.conditions[?(@.type==\"Ready\")].{field}"))
+        };
+        let (status, message) = (of("status")?, of("message")?);
+        ensure!(status == "False" && message.contains("container runtime is down"), "{status}: {message}");
+        Ok(())
+    });
+    signal("-CONT")?;
+    reported?;
+    kubectl.run("wait --for=condition=Ready node/node3 --timeout=90s")?;
+    prober.undisturbed(UNDISTURBED)
+}
+
+/// A whole node is killed. Its pods are gone with it and come back with it.
+fn node(context: &Context<'_>, address: &str) -> anyhow::Result<()> {
+    let (kubectl, cluster) = (&context.kubectl, context.cluster);
     cluster.kill("node3", "init")?;
     eventually("the node is noticed missing", SHORT, || {
         let status = cluster.status()?;
@@ -115,7 +152,12 @@ pub(crate) fn run(context: &Context<'_>) -> anyhow::Result<()> {
         Ok(())
     })?;
     eventually("the Service answers from that node", LONG, || {
-        cluster.fetch_from("node3", &format!("http://{address}/"))
-    })?;
-    eventually("everything is healthy", LONG, || cluster.ensure_healthy())
+        cluster.fetch_from("node3", &format!("http://{address}/")).map(drop)
+    })
+}
+
+fn scale(context: &Context<'_>, replicas: u32) -> anyhow::Result<()> {
+    let (kubectl, wanted) = (&context.kubectl, replicas.to_string());
+    kubectl.run(&format!("scale deployment/web --replicas={wanted}"))?;
+    kubectl.wait_value("deployment/web", ".status.readyReplicas", &wanted, LONG)
 }
