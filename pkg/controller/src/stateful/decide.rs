@@ -166,13 +166,18 @@ fn steps(
             return;
         }
     }
-    // the highest goes first, and in order only when all that stay are well
-    for pod in condemned.values().rev() {
+    // The highest goes first, and in order only when all that stay are well. Of those that go, one that is not well waits
+    // for those below it that are not well either: what is broken is mended from the lowest up.
+    let lowest_unhealthy = condemned.iter().find(|(_, pod)| !is_healthy(pod)).map(|(ordinal, _)| *ordinal);
+    for (ordinal, pod) in condemned.iter().rev() {
         if pods::is_terminating(pod) {
             if in_order {
                 return;
             }
             continue;
+        }
+        if in_order && !input.is_available(pod) && lowest_unhealthy != Some(*ordinal) {
+            return;
         }
         plan.actions.push(Action::Delete(pod.clone(), None));
         if in_order {
@@ -323,6 +328,19 @@ mod tests {
         let mut leaving = three();
         leaving[2] = ready(2, "new").deleted(1);
         assert!(run(&set(json!({"replicas": 1})), leaving).0.is_empty());
+    }
+
+    #[test]
+    fn unhealthy_pods_go_only_when_none_below_them_is_unhealthy() {
+        let sick = |ordinal: i32| pod(&format!("db-{ordinal}")).label(HASH_LABEL, "new").phase("Running");
+        let none = set(json!({"replicas": 0}));
+        let gone = |pods| run(&none, pods).0;
+        assert!(gone(vec![sick(0), sick(1), sick(2)]).is_empty());
+        assert_eq!(gone(vec![ready(0, "new"), ready(1, "new"), sick(2)]), ["-db-2"]);
+        assert_eq!(gone(vec![sick(0), ready(1, "new"), ready(2, "new")]), ["-db-2"]);
+        assert_eq!(gone(vec![sick(0)]), ["-db-0"]);
+        let parallel = set(json!({"replicas": 0, "podManagementPolicy": "Parallel"}));
+        assert_eq!(run(&parallel, vec![sick(0), sick(1)]).0, ["-db-1", "-db-0"]);
     }
 
     #[test]
