@@ -4,24 +4,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use storage::Storage;
+use storage::compaction::Compactor;
 use tokio_util::sync::CancellationToken;
 
-/// Forgets history older than one interval, every interval.
+/// Forgets history older than one interval, every interval, unless another server over the store does.
 pub(crate) async fn compact(storage: Arc<dyn Storage>, interval: Duration, shutdown: CancellationToken) {
     if interval.is_zero() {
         return;
     }
-    let mut last = None;
+    let mut compactor = Compactor::default();
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(interval) => {}
         }
-        if let Some(revision) = last
-            && let Err(error) = storage.compact(revision).await
-        {
+        if let Err(error) = compactor.round(&*storage).await {
             tracing::warn!(%error, "compaction failed");
         }
-        last = storage.current_revision().await.ok();
     }
 }

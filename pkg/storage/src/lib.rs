@@ -7,6 +7,7 @@
 //! Invariants: revisions only grow, every successful write transaction gets exactly one, and all its keys share it.
 //! A write is acknowledged only when it is durable. Keys are text (`/registry/...`), values are opaque bytes.
 
+pub mod compaction;
 #[cfg(feature = "contract-tests")]
 pub mod contract;
 pub mod embedded;

@@ -5,8 +5,9 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use futures::StreamExt as _;
 use storage::embedded::{Embedded, Options};
-use storage::{Op, RangeRequest, Storage, prefix_end};
+use storage::{Op, RangeRequest, Revision, Storage, WatchMessage, prefix_end};
 
 /// Tells the test binary that it is the victim, and where to write.
 const DIR: &str = "STORAGE_CRASH_DIR";
@@ -14,7 +15,13 @@ const ROUND: &str = "STORAGE_CRASH_ROUND";
 
 fn options() -> Options {
     // a short past, so that the engine compacts while it is being killed
-    Options { min_free_bytes: 0, history_bytes: 100_000, max_history_bytes: 200_000, ..Options::default() }
+    Options {
+        min_free_bytes: 0,
+        history_bytes: 100_000,
+        max_history_bytes: 200_000,
+        max_history_events: 2000,
+        ..Options::default()
+    }
 }
 
 /// The victim: writes pairs of keys in one transaction, says which were acknowledged, until it is killed.
@@ -107,6 +114,25 @@ async fn nothing_acknowledged_is_lost_when_killed() {
                 assert!(left.value.starts_with(value.as_bytes()), "{slot} is not what was acknowledged");
             }
         }
+        let revision = storage.current_revision().await.unwrap();
+        let (then, mut state) = (storage.stats().compacted, BTreeMap::new());
+        if then > Revision(0) {
+            let request =
+                RangeRequest { start: "/".into(), end: prefix_end("/"), limit: 0, revision: Some(then) };
+            let found = storage.range(request).await.unwrap().kvs;
+            state.extend(found.into_iter().map(|kv| (kv.key.to_string(), kv)));
+        }
+        let mut watch = storage.watch("/", Revision(then.0 + 1)).await.unwrap();
+        let mut seen = then;
+        while seen < revision {
+            if let WatchMessage::Events(events) = watch.next().await.unwrap().unwrap() {
+                for event in events {
+                    seen = event.kv.mod_revision;
+                    state.insert(event.kv.key.to_string(), event.kv);
+                }
+            }
+        }
+        assert!(state == kvs, "the past that is kept adds up to the present");
         assert!(storage.stats().bytes < 1_000_000, "the past grows: {:?}", storage.stats());
     }
 }

@@ -35,7 +35,105 @@ async fn run_contract(storage: Arc<Embedded>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_contract_holds_in_memory() {
-    run_contract(Embedded::in_memory(small())).await;
+    // without a disk the past has to fit
+    let options = Options { history_bytes: 100_000_000, ..small() };
+    run_contract(Embedded::in_memory(options)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_contract_holds_with_the_past_on_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { history_bytes: 3000, max_history_bytes: 6000, ..small() };
+    run_contract(Embedded::open(dir.path(), options).unwrap()).await;
+}
+
+/// Changes of a watch from `start` on, up to and including revision `last`.
+async fn changes(storage: &Embedded, start: Revision, last: Revision) -> Vec<String> {
+    use futures::StreamExt as _;
+    let mut watch = storage.watch("/", start).await.unwrap();
+    let mut seen = Vec::new();
+    let read = async {
+        loop {
+            let storage::WatchMessage::Events(events) = watch.next().await.unwrap().unwrap() else {
+                continue;
+            };
+            for event in events {
+                let prev = event.prev.map_or(0, |prev| prev.value.len());
+                let (key, at) = (&event.kv.key, event.kv.mod_revision);
+                seen.push(format!("{key} {} {} at {at} after {prev}", event.deleted, event.kv.value.len()));
+                if at >= last {
+                    return;
+                }
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), read).await.expect("the watch gets there");
+    seen
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watches_go_on_after_reopening_from_before_what_memory_holds() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { history_bytes: 20_000, max_history_bytes: 40_000, ..small() };
+    let storage = Embedded::open(dir.path(), options.clone()).unwrap();
+    let mut last = Revision(0);
+    for i in 0..300_usize {
+        last = put(&storage, &format!("/{}", i % 7), &"v".repeat(1000 + i)).await;
+        if i % 50 == 0 {
+            last = storage
+                .txn(Vec::new(), vec![Op::Delete { key: "/3".into() }])
+                .await
+                .unwrap()
+                .revision
+                .max(last);
+        }
+    }
+    storage.compact(Revision(20)).await.unwrap();
+    assert!(storage.stats().bytes < 100_000, "the past is not in memory: {:?}", storage.stats());
+    let before = changes(&storage, Revision(21), last).await;
+    let middle = dump(&storage, Some(Revision(150))).await;
+    assert!(before.len() as i64 >= last.0 - 20);
+    drop(storage);
+    for _ in 0..2 {
+        let storage = Embedded::open(dir.path(), options.clone()).unwrap();
+        assert!(storage.stats().bytes < 100_000, "nor after reopening: {:?}", storage.stats());
+        assert_eq!(changes(&storage, Revision(21), last).await, before);
+        assert_eq!(dump(&storage, Some(Revision(150))).await, middle);
+        assert!(matches!(storage.watch("/", Revision(20)).await, Err(Error::Compacted { .. })));
+    }
+    // compacted, it is forgotten in memory and on disk, and what is left is whole
+    let storage = Embedded::open(dir.path(), options.clone()).unwrap();
+    storage.compact(Revision(200)).await.unwrap();
+    put(&storage, "/x", "1").await;
+    assert!(matches!(storage.watch("/", Revision(200)).await, Err(Error::Compacted { .. })));
+    let after = changes(&storage, Revision(201), last).await;
+    assert!(before.ends_with(&after) && after.len() as i64 >= last.0 - 200);
+    drop(storage);
+    let storage = Embedded::open(dir.path(), options).unwrap();
+    assert_eq!(changes(&storage, Revision(201), last).await, after);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_past_on_disk_is_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let cases = [
+        Options { max_history_events: 100, ..small() },
+        Options { max_history_disk_bytes: 100_000, ..small() },
+    ];
+    for (i, options) in cases.into_iter().enumerate() {
+        let options = Options { history_bytes: 10_000, max_history_bytes: 10_000, ..options };
+        let storage = Embedded::open(dir.path().join(i.to_string()), options).unwrap();
+        let mut last = Revision(0);
+        for n in 0..500 {
+            last = put(&storage, &format!("/{}", n % 5), &"v".repeat(1000)).await;
+        }
+        let compacted = storage.stats().compacted;
+        assert!(compacted > Revision(last.0 - 150), "history goes back to {compacted} of {last}");
+        assert_eq!(
+            changes(&storage, Revision(compacted.0 + 1), last).await.len() as i64,
+            last.0 - compacted.0
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures::{FutureExt as _, StreamExt as _};
+use futures::StreamExt as _;
 use proptest::prelude::*;
 use storage::embedded::{Embedded, Options};
 use storage::{Compare, Error, Op, RangeRequest, Revision, Storage, WatchMessage, prefix_end};
+
+/// Longest wait for what a watch has to deliver.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -124,8 +128,16 @@ async fn check_watch(storage: &Embedded, model: &Model, start: usize) {
     let mut watch = opened.unwrap();
     let mut state = model.at[start - 1].clone();
     let mut seen = start - 1;
-    while let Some(message) = watch.next().now_or_never().flatten() {
-        let WatchMessage::Events(events) = message.unwrap() else { continue };
+    // at the latest a progress message says that there is no more
+    while seen < model.revision() {
+        let message = tokio::time::timeout(PATIENCE, watch.next()).await.expect("a watch gets to the end");
+        let events = match message.expect("a watch does not just end").unwrap() {
+            WatchMessage::Events(events) => events,
+            WatchMessage::Progress(revision) => {
+                assert!(revision.0 as usize <= seen, "progress before the changes");
+                continue;
+            }
+        };
         for event in events {
             let kv = event.kv;
             if kv.mod_revision.0 as usize != seen {
@@ -160,9 +172,10 @@ async fn check_all(storage: &Embedded, model: &Model) {
     assert!(matches!(read(storage, Some(model.at.len())).await, Err(Error::Future { .. })));
 }
 
-async fn check(steps: Vec<Step>) {
+async fn check(steps: Vec<Step>, history_bytes: usize) {
     let dir = tempfile::tempdir().unwrap();
-    let open = || Embedded::open(dir.path(), Options { min_free_bytes: 0, ..Options::default() }).unwrap();
+    let options = || Options { min_free_bytes: 0, history_bytes, ..Options::default() };
+    let open = || Embedded::open(dir.path(), options()).unwrap();
     let mut storage: Arc<Embedded> = open();
     let mut model = Model { at: vec![Keys::new()], compacted: 0 };
     for step in steps {
@@ -208,8 +221,12 @@ fn cases() -> u32 {
 proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
     #[test]
-    fn the_engine_remembers_what_it_must(steps in prop::collection::vec(step(), 1..60)) {
+    fn the_engine_remembers_what_it_must(
+        steps in prop::collection::vec(step(), 1..60),
+        // from all of the past on disk to all of it in memory
+        history_bytes in prop_oneof![Just(0_usize), 300..3000_usize, Just(1_000_000)],
+    ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(check(steps));
+        runtime.block_on(check(steps, history_bytes));
     }
 }

@@ -184,6 +184,8 @@ pub(crate) struct Shared {
     pub(crate) budget: Arc<Budget>,
     pub(crate) stop: CancellationToken,
     pub(crate) relist: Notify,
+    /// Held by whoever extends the ring into the past: one is enough.
+    pub(crate) reaching_back: tokio::sync::Mutex<()>,
     pub(crate) stopped: AtomicBool,
 }
 
@@ -199,6 +201,7 @@ impl WatchCache {
             reached: watch::Sender::new((0, Revision(0))),
             stop: CancellationToken::new(),
             relist: Notify::new(),
+            reaching_back: tokio::sync::Mutex::new(()),
             stopped: AtomicBool::new(false),
         });
         let tasks = TaskTracker::new();

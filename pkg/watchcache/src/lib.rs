@@ -4,13 +4,16 @@
 //! encoded again to answer a read. Its state is a persistent ordered map and a ring of recent changes ([`CacheEvent`]):
 //! a page, a `continue` token and an exact revision are snapshots of the map, a watch is a position in the ring. So a
 //! watcher needs no queue; one that falls behind the ring is ended with [`Error::Expired`], and the cache never waits.
+//! A watch that begins before the ring, as after a restart, has the ring extended from the store's own past.
 //!
 //! Semantics of resourceVersion: API concepts, "Resource versions"; of bookmarks and streaming lists: KEP-956, KEP-3157;
 //! of reads from the cache: KEP-2340, KEP-4988.
 
+mod back;
 mod cache;
 mod error;
 mod object;
+mod pruned;
 mod pump;
 mod scan;
 mod state;
@@ -20,7 +23,7 @@ mod watcher;
 pub use cache::{Filter, ListOptions, ListPage, ReadVersion, Snapshot, Stats, WatchCache, WatchCacheConfig};
 pub use error::Error;
 pub use object::{
-    Codec, DecodeError, Decoded, FieldSource, JsonCodec, Labels, RepresentationId, StoredObject,
+    Codec, DecodeError, Decoded, FieldSource, JsonCodec, Labels, RepresentationId, StoredObject, with_version,
 };
 pub use state::{CacheEvent, EventKind, RingLimits};
 pub use token::Continue;

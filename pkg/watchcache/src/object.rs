@@ -12,6 +12,7 @@ use serde::Deserialize;
 use storage::objects::KeyLayout;
 use storage::{KeyValue, Revision};
 
+use crate::pruned;
 use crate::scan::{self, Splice};
 
 /// Turns stored bytes into what the cache keeps.
@@ -65,7 +66,8 @@ impl Labels {
     }
 }
 
-/// How a selectable field is read from the decoded object, which comes without annotations and managed fields.
+/// How a selectable field is read from the decoded object, which comes without annotations and managed fields, and with
+/// no more of a list than the scalars of its first item.
 pub type FieldSource = Arc<dyn Fn(&Value) -> String + Send + Sync>;
 
 /// The codec of values that are JSON. Without selectable fields nothing but the labels is decoded.
@@ -88,7 +90,7 @@ impl JsonCodec {
             return Ok(Decoded { json: json.clone(), labels, fields: Vec::new() });
         }
         // the quick decoder stops at 128 levels
-        let tree = pruned::from_slice(json).or_else(|_| parse(json))?;
+        let tree = pruned::selectable(json).or_else(|_| parse(json))?;
         let labels = apimachinery::meta::at(&tree, &["metadata", "labels"]).and_then(Value::as_object);
         let labels = labels.into_iter().flatten().filter_map(|(k, v)| Some((k.as_str(), v.as_str()?)));
         let fields = self.fields.iter().map(|field| field(&tree).into_boxed_str()).collect();
@@ -118,60 +120,6 @@ struct Head<'a> {
 struct HeadMeta<'a> {
     #[serde(borrow, default)]
     labels: Option<BTreeMap<Cow<'a, str>, Cow<'a, str>>>,
-}
-
-/// Decodes an object without what no selectable field is made of and what is often half of it.
-mod pruned {
-    use std::fmt;
-
-    use apimachinery::{Map, Value};
-    use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
-
-    /// Members of `metadata` that are left out.
-    const LEFT_OUT: [&str; 2] = ["annotations", "managedFields"];
-
-    pub(super) fn from_slice(json: &[u8]) -> serde_json::Result<Value> {
-        let mut deserializer = serde_json::Deserializer::from_slice(json);
-        let tree = Object::Top.deserialize(&mut deserializer)?;
-        deserializer.end()?;
-        Ok(tree)
-    }
-
-    #[derive(Clone, Copy, PartialEq)]
-    enum Object {
-        Top,
-        Metadata,
-    }
-
-    impl<'de> DeserializeSeed<'de> for Object {
-        type Value = Value;
-        fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-            deserializer.deserialize_map(self)
-        }
-    }
-
-    impl<'de> Visitor<'de> for Object {
-        type Value = Value;
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("an object")
-        }
-        fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
-            let mut map = Map::new();
-            while let Some(key) = members.next_key::<String>()? {
-                if self == Self::Metadata && LEFT_OUT.contains(&key.as_str()) {
-                    members.next_value::<IgnoredAny>()?;
-                    continue;
-                }
-                let value = if self == Self::Top && key == "metadata" {
-                    members.next_value_seed(Self::Metadata)?
-                } else {
-                    members.next_value()?
-                };
-                map.insert(key, value);
-            }
-            Ok(Value::Object(map))
-        }
-    }
 }
 
 /// Names an encoding of an object other than its stored JSON, such as "protobuf of v1"; the numbers are the user's.
@@ -215,6 +163,7 @@ impl StoredObject {
         if splice.cut > 0 {
             let (head, tail) = (&decoded.json[..splice.at], &decoded.json[splice.at + splice.cut..]);
             decoded.json = [head, tail].concat().into();
+            splice.metadata = splice.metadata.map(|(start, end)| (start, end - splice.cut));
             splice.cut = 0;
         }
         let namespace_at = layout.prefix().len();
@@ -312,13 +261,45 @@ impl StoredObject {
 
     /// Appends the object's JSON in the stored version with its resourceVersion.
     pub fn write_json(&self, out: &mut Vec<u8>) {
+        self.write_from(0, out);
+    }
+
+    /// Appends the object's JSON without the members that it begins with when it begins like `head` (`{` and some
+    /// members with a comma at the end), as items of lists come without kind and version.
+    pub fn write_json_after(&self, head: &[u8], out: &mut Vec<u8>) {
+        let Body { json, splice, .. } = &*self.body;
+        if json[..splice.at].starts_with(head) && !head.is_empty() {
+            out.push(b'{');
+            self.write_from(head.len(), out);
+        } else {
+            self.write_from(0, out);
+        }
+    }
+
+    fn write_from(&self, start: usize, out: &mut Vec<u8>) {
         let Body { json, splice, .. } = &*self.body;
         out.reserve(self.json_len());
-        out.extend_from_slice(&json[..splice.at]);
+        out.extend_from_slice(&json[start..splice.at]);
         out.extend_from_slice(splice.before.as_bytes());
         write_decimal(self.revision.0, out);
         out.extend_from_slice(splice.after.as_bytes());
         out.extend_from_slice(&json[splice.at..]);
+    }
+
+    /// Appends the object's `metadata` with its resourceVersion.
+    pub fn write_metadata(&self, out: &mut Vec<u8>) {
+        let Body { json, splice, .. } = &*self.body;
+        let Some((start, end)) = splice.metadata else {
+            out.extend_from_slice(br#"{"resourceVersion":""#);
+            write_decimal(self.revision.0, out);
+            out.extend_from_slice(br#""}"#);
+            return;
+        };
+        out.extend_from_slice(&json[start..splice.at]);
+        out.extend_from_slice(splice.before.as_bytes());
+        write_decimal(self.revision.0, out);
+        out.extend_from_slice(splice.after.as_bytes());
+        out.extend_from_slice(&json[splice.at..end]);
     }
 
     /// The object's JSON in one piece; a copy.
@@ -337,6 +318,17 @@ impl StoredObject {
     /// The decoded tree with its resourceVersion.
     pub fn to_value(&self) -> Result<Value, DecodeError> {
         let mut tree = parse(&self.body.json)?;
+        if let Some(metadata) = apimachinery::meta::metadata_mut(&mut tree) {
+            metadata.insert("resourceVersion".into(), Value::from(self.revision.to_string()));
+        }
+        Ok(tree)
+    }
+
+    /// The decoded tree with its resourceVersion, without managed fields: what they are is often half of the work, and
+    /// whoever shows an object to people has no use for them.
+    pub fn to_value_without_managed_fields(&self) -> Result<Value, DecodeError> {
+        // the quick decoder stops at 128 levels
+        let mut tree = pruned::without_managed_fields(&self.body.json).or_else(|_| parse(&self.body.json))?;
         if let Some(metadata) = apimachinery::meta::metadata_mut(&mut tree) {
             metadata.insert("resourceVersion".into(), Value::from(self.revision.to_string()));
         }
@@ -369,6 +361,19 @@ impl Drop for StoredObject {
     fn drop(&mut self) {
         self.budget.give(self.encoded.clear());
     }
+}
+
+/// The JSON of an object as it was stored (without resourceVersion) with its revision as resourceVersion.
+pub fn with_version(json: &[u8], revision: Revision) -> Result<Vec<u8>, DecodeError> {
+    let splice = scan::splice(json).map_err(|e| DecodeError(e.into()))?;
+    const DIGITS: usize = 20;
+    let mut out = Vec::with_capacity(json.len() + splice.before.len() + splice.after.len() + DIGITS);
+    out.extend_from_slice(&json[..splice.at]);
+    out.extend_from_slice(splice.before.as_bytes());
+    write_decimal(revision.0, &mut out);
+    out.extend_from_slice(splice.after.as_bytes());
+    out.extend_from_slice(&json[splice.at + splice.cut..]);
+    Ok(out)
 }
 
 pub(crate) fn write_decimal(number: i64, out: &mut Vec<u8>) {
@@ -483,6 +488,20 @@ mod tests {
             assert_eq!(decoded.labels.get("c"), None);
             assert_eq!(decoded.fields, fields);
         }
+    }
+
+    #[test]
+    fn what_is_decoded_is_what_is_needed() {
+        let json = br#"{"kind":"T","metadata":{"annotations":{"a":"b"},"labels":{"a":"1"},"managedFields":[{"x":{}}]},
+            "spec":{"nodeName":"n","on":true,"list":[{"ip":"1","n":1.5,"deep":{"x":1},"more":[1]},{"ip":"2"}],"none":null,
+            "texts":["a","b"]}}"#;
+        let expected = serde_json::json!({"kind": "T", "metadata": {"labels": {"a": "1"}},
+            "spec": {"nodeName": "n", "on": true, "none": null, "texts": ["a"],
+                     "list": [{"ip": "1", "n": 1.5, "deep": null, "more": null}]}});
+        assert_eq!(pruned::selectable(json).unwrap(), expected);
+        let mut whole: Value = serde_json::from_slice(json).unwrap();
+        whole["metadata"].as_object_mut().unwrap().remove("managedFields");
+        assert_eq!(pruned::without_managed_fields(json).unwrap(), whole);
     }
 
     #[test]

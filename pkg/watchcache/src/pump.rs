@@ -144,7 +144,7 @@ fn update(shared: &Shared, event: Event) -> Update {
     }
 }
 
-fn decode(shared: &Shared, kv: &KeyValue) -> Result<StoredObject, String> {
+pub(crate) fn decode(shared: &Shared, kv: &KeyValue) -> Result<StoredObject, String> {
     let config = &shared.config;
     StoredObject::decode(&*config.codec, &config.layout, kv, &shared.budget).map_err(|e| e.to_string())
 }

@@ -1,4 +1,5 @@
-//! Where the resourceVersion goes in an object's JSON, found without decoding it.
+//! Where the resourceVersion goes in an object's JSON, found without decoding it. The bytes may be anything: what is
+//! not an object is an error, never a panic.
 
 /// The place for `metadata.resourceVersion` in an object's JSON, and the text around the number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -9,6 +10,8 @@ pub(crate) struct Splice {
     pub(crate) after: &'static str,
     /// Bytes from `at` on that hold a resourceVersion already and must be cut out first.
     pub(crate) cut: usize,
+    /// Where the value of `metadata` begins and ends, if there is one.
+    pub(crate) metadata: Option<(usize, usize)>,
 }
 
 /// Deepest nesting followed; the decoder of request bodies refuses deeper ones. Nothing here recurses.
@@ -18,7 +21,7 @@ const NAME: &[u8] = b"resourceVersion";
 /// Finds the place, keeping the keys of `metadata` sorted where they are.
 pub(crate) fn splice(json: &[u8]) -> Result<Splice, &'static str> {
     let mut scanner = Scanner { json, at: 0 };
-    scanner.expect(b'{')?;
+    scanner.eat(b'{')?;
     let start = scanner.at;
     let mut empty = true;
     while let Some(member) = scanner.member(empty)? {
@@ -33,40 +36,41 @@ pub(crate) fn splice(json: &[u8]) -> Result<Splice, &'static str> {
     } else {
         (r#""metadata":{"resourceVersion":""#, r#""},"#)
     };
-    Ok(Splice { at: start, before, after, cut: 0 })
+    Ok(Splice { at: start, before, after, cut: 0, metadata: None })
 }
 
 fn metadata(scanner: &mut Scanner<'_>) -> Result<Splice, &'static str> {
-    scanner.expect(b'{')?;
+    scanner.eat(b'{')?;
     let start = scanner.at;
     let mut place = None;
-    let mut end = start;
+    let mut old = None;
+    let mut last = start;
     let mut empty = true;
     while let Some(member) = scanner.member(empty)? {
         empty = false;
         scanner.value()?;
+        last = scanner.at;
         if member.key == NAME {
             // a comma after the member goes with it; one before it stays, as the new member takes the place
             scanner.space();
             let comma = scanner.peek() == Some(b',');
-            let end = scanner.at + usize::from(comma);
-            let after = if comma { r#"","# } else { r#"""# };
-            return Ok(Splice {
-                at: member.at,
-                before: r#""resourceVersion":""#,
-                after,
-                cut: end - member.at,
-            });
-        }
-        if place.is_none() && member.key > NAME {
+            old.get_or_insert((member.at, scanner.at + usize::from(comma), comma));
+        } else if place.is_none() && member.key > NAME {
             place = Some(member.at);
         }
-        end = scanner.at;
     }
-    Ok(match place {
-        Some(at) => Splice { at, before: r#""resourceVersion":""#, after: r#"","#, cut: 0 },
-        None if empty => Splice { at: start, before: r#""resourceVersion":""#, after: r#"""#, cut: 0 },
-        None => Splice { at: end, before: r#","resourceVersion":""#, after: r#"""#, cut: 0 },
+    let metadata = Some((start - 1, scanner.at));
+    let before = r#""resourceVersion":""#;
+    Ok(match (old, place) {
+        (Some((at, end, comma)), _) => {
+            let after = if comma { r#"","# } else { r#"""# };
+            Splice { at, before, after, cut: end - at, metadata }
+        }
+        (None, Some(at)) => Splice { at, before, after: r#"","#, cut: 0, metadata },
+        (None, None) if empty => Splice { at: start, before, after: r#"""#, cut: 0, metadata },
+        (None, None) => {
+            Splice { at: last, before: r#","resourceVersion":""#, after: r#"""#, cut: 0, metadata }
+        }
     })
 }
 
@@ -93,7 +97,7 @@ impl<'j> Scanner<'j> {
         }
     }
 
-    fn expect(&mut self, byte: u8) -> Result<(), &'static str> {
+    fn eat(&mut self, byte: u8) -> Result<(), &'static str> {
         self.space();
         if self.peek() == Some(byte) {
             self.at += 1;
@@ -120,12 +124,12 @@ impl<'j> Scanner<'j> {
         }
         let at = self.at;
         let key = self.string()?;
-        self.expect(b':')?;
+        self.eat(b':')?;
         Ok(Some(Member { at, key }))
     }
 
     fn string(&mut self) -> Result<&'j [u8], &'static str> {
-        self.expect(b'"')?;
+        self.eat(b'"')?;
         let start = self.at;
         loop {
             match self.peek() {
@@ -179,6 +183,8 @@ impl<'j> Scanner<'j> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::splice;
 
     fn with_version(json: &str) -> String {
@@ -211,6 +217,10 @@ mod tests {
             ),
         ];
         for (json, expected) in cases {
+            let (start, end) = splice(json.as_bytes()).unwrap().metadata.unwrap_or_default();
+            let span = serde_json::from_str::<serde_json::Value>(&json[start..end]).unwrap_or_default();
+            let tree: serde_json::Value = serde_json::from_str(json).unwrap();
+            assert_eq!(span, tree["metadata"], "{json}");
             assert_eq!(with_version(json), expected, "{json}");
             serde_json::from_str::<serde_json::Value>(expected).unwrap();
         }
@@ -223,5 +233,59 @@ mod tests {
         }
         let deep = format!("{{\"a\":{}", "[".repeat(100_000));
         assert!(splice(deep.as_bytes()).is_err());
+    }
+
+    /// What stored bytes can look like to the scanner: anything, pieces of JSON in any order, JSON cut off or damaged.
+    fn stored_bytes() -> impl Strategy<Value = Vec<u8>> {
+        let pieces = prop::sample::select(vec![
+            "{",
+            "}",
+            "[",
+            "]",
+            ",",
+            ":",
+            "\"",
+            "\\",
+            "\\\"",
+            " ",
+            "\"metadata\":",
+            "\"metadata\"",
+            "{\"metadata\":{",
+            "\"resourceVersion\":\"1\"",
+            "\"a\":1",
+            "\"z\":{}",
+            "null",
+            "\u{e9}",
+            "1.5",
+        ]);
+        let object =
+            r#"{"kind":"T","metadata":{"name":"a","resourceVersion":"3","uid":"\u00e9"},"spec":[{"x":"}"}]}"#;
+        prop_oneof![
+            prop::collection::vec(any::<u8>(), 0..64),
+            prop::collection::vec(pieces, 0..24).prop_map(|pieces| pieces.concat().into_bytes()),
+            (0..=object.len()).prop_map(move |cut| object.as_bytes()[..cut].to_vec()),
+            (0..object.len(), any::<u8>()).prop_map(move |(at, byte)| {
+                let mut bytes = object.as_bytes().to_vec();
+                bytes[at] = byte;
+                bytes
+            }),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+        #[test]
+        fn no_stored_bytes_can_make_it_panic(bytes in stored_bytes()) {
+            if let Ok(found) = splice(&bytes) {
+                prop_assert!(found.at + found.cut <= bytes.len());
+                // of what is JSON it makes JSON with the version in it
+                if serde_json::from_slice::<serde_json::Value>(&bytes).is_ok_and(|tree| tree.is_object()) {
+                    let (head, tail) = (&bytes[..found.at], &bytes[found.at + found.cut..]);
+                    let text = [head, found.before.as_bytes(), b"7", found.after.as_bytes(), tail].concat();
+                    let tree: serde_json::Value = serde_json::from_slice(&text).expect("still JSON");
+                    prop_assert_eq!(&tree["metadata"]["resourceVersion"], "7");
+                }
+            }
+        }
     }
 }

@@ -51,6 +51,16 @@ pub struct CacheEvent {
 }
 
 impl CacheEvent {
+    pub(crate) fn new(
+        revision: Revision,
+        object: Arc<StoredObject>,
+        prev: Option<Arc<StoredObject>>,
+        deleted: bool,
+        seen: Instant,
+    ) -> Self {
+        Self { revision, object, prev, deleted, left: OnceLock::new(), frames: Slots::default(), seen }
+    }
+
     /// The revision of the change.
     pub fn revision(&self) -> Revision {
         self.revision
@@ -107,7 +117,7 @@ impl CacheEvent {
     }
 
     /// Bytes it keeps from being freed.
-    fn weight(&self) -> usize {
+    pub(crate) fn weight(&self) -> usize {
         const OVERHEAD: usize = 400;
         OVERHEAD + self.object.json_len()
     }
@@ -254,15 +264,7 @@ impl State {
             self.bytes -= prev.json_without_version().len();
         }
         self.revision = self.revision.max(revision);
-        let event = Arc::new(CacheEvent {
-            revision,
-            object,
-            prev,
-            deleted,
-            left: OnceLock::new(),
-            frames: Slots::default(),
-            seen: now,
-        });
+        let event = Arc::new(CacheEvent::new(revision, object, prev, deleted, now));
         self.ring_bytes += event.weight();
         self.ring.push_back(Arc::clone(&event));
         if let Some(older) = self.ring.len().checked_sub(FRAMES_KEPT + 1).and_then(|i| self.ring.get(i)) {
@@ -270,6 +272,29 @@ impl State {
         }
         self.trim(now);
         Some(event)
+    }
+
+    /// Extends the ring into the past: `events` are all changes after `floor` up to the ring's own, in order. `false`
+    /// when the ring has no room for them.
+    pub(crate) fn extend_back(&mut self, events: Vec<Arc<CacheEvent>>, floor: Revision) -> bool {
+        let weight: usize = events.iter().map(|event| event.weight()).sum();
+        if self.ring.len() + events.len() > self.limits.max_events
+            || self.ring_bytes + weight > self.limits.max_bytes
+        {
+            return false;
+        }
+        for event in events.into_iter().rev() {
+            self.ring.push_front(event);
+        }
+        self.ring_bytes += weight;
+        self.floor = floor;
+        true
+    }
+
+    /// Room for more events: their number and bytes.
+    pub(crate) fn room(&self) -> (usize, usize) {
+        let limits = self.limits;
+        (limits.max_events.saturating_sub(self.ring.len()), limits.max_bytes.saturating_sub(self.ring_bytes))
     }
 
     /// Learns that nothing happened up to a revision.

@@ -8,6 +8,7 @@ use storage::Revision;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::back;
 use crate::cache::{ByInterest, Filter, ReadVersion, Shared, Snapshot, WatchCache};
 use crate::error::Error;
 use crate::object::StoredObject;
@@ -133,9 +134,8 @@ impl Watcher {
         let generation = cache.shared.state.read().generation;
         let initial = match options.start {
             WatchStart::After(revision) => {
-                let floor = cache.shared.state.read().floor();
-                if revision < floor {
-                    return Err(too_old(revision, floor));
+                if revision < cache.shared.state.read().floor() {
+                    back::reach(&cache.shared, revision).await?;
                 }
                 None
             }
@@ -297,7 +297,7 @@ impl Drop for Watcher {
     }
 }
 
-fn too_old(revision: Revision, floor: Revision) -> Error {
+pub(crate) fn too_old(revision: Revision, floor: Revision) -> Error {
     Error::Expired(format!("too old resource version: {revision} ({floor})"))
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use apimachinery::status::Status;
 use common::{World, show_item, take};
-use storage::Revision;
+use storage::{Revision, Storage as _};
 use watchcache::{
     Error, Filter, Interest, ReadVersion, RingLimits, WatchItem, WatchOptions, WatchStart, Watcher,
 };
@@ -168,6 +168,57 @@ async fn slow_watchers_end_and_nobody_else() {
     let error =
         world.cache.watch(WatchOptions::new(WatchStart::After(Revision(1)))).await.map(|_| ()).unwrap_err();
     assert!(error.to_string().starts_with("too old resource version: 1 ("), "{error}");
+}
+
+#[tokio::test]
+async fn watches_reach_back_into_the_past_of_the_store() {
+    let before = World::new().await;
+    let mut all = Vec::new();
+    for i in 0..30 {
+        let (name, node) = (format!("{}", i % 3), format!("n{i}"));
+        if i % 10 == 9 {
+            let revision = before.delete("a", &name).await;
+            all.push(format!("DELETED a/{name}@{revision}:n{}", i - 3));
+            continue;
+        }
+        let kind = if i < 3 || i % 10 == 2 && i > 9 { "ADDED" } else { "MODIFIED" };
+        let revision = before.put("a", &name, &node).await;
+        all.push(format!("{kind} a/{name}@{revision}:{node}"));
+        before.elsewhere().await;
+    }
+    // a server that starts anew knows the present only
+    let world = World::over(Arc::clone(&before.storage), |_| {}).await;
+    assert_eq!(world.cache.stats().ring_events, 0);
+    let revision_of = |told: &String| told.split(['@', ':']).nth(1).unwrap().parse::<i64>().unwrap();
+    let from = |n: usize| WatchOptions::new(WatchStart::After(Revision(revision_of(&all[n]) - 1)));
+    let mut late = world.cache.watch(from(20)).await.unwrap();
+    assert_eq!(take(&mut late, 10).await, all[20..]);
+    let opened = world.storage.watches.lock().len();
+    let mut early = world.cache.watch(from(0)).await.unwrap();
+    let filter: Filter = Arc::new(|o| o.field(0) == "n4");
+    let options = WatchOptions { filter: Some(filter), ..from(0) };
+    let mut filtered = world.cache.watch(options).await.unwrap();
+    assert_eq!(take(&mut early, 30).await, all);
+    assert_eq!(take(&mut filtered, 2).await.len(), 2, "appeared and went");
+    assert_eq!(world.storage.watches.lock().len(), opened + 1, "read once for all");
+    // into the present
+    world.put("a", "new", "n").await;
+    for watcher in [&mut late, &mut early] {
+        assert!(take(watcher, 1).await[0].starts_with("ADDED a/new"));
+    }
+    // an exact list of that time, too
+    let then = Revision(revision_of(&all[4]));
+    assert_eq!(world.cache.read(ReadVersion::Exact(then)).await.unwrap().iter("").count(), 3);
+    // what was compacted is gone
+    before.storage.compact(Revision(20)).await.unwrap();
+    let world = World::over(Arc::clone(&before.storage), |_| {}).await;
+    let refused = world.cache.watch(from(0)).await.map(|_| ()).unwrap_err();
+    assert_eq!(Status::from(refused).code, 410);
+    let start = WatchOptions::new(WatchStart::After(Revision(20)));
+    let rest: Vec<_> = all.iter().filter(|told| revision_of(told) > 20).collect();
+    let mut watcher = world.cache.watch(start).await.unwrap();
+    let told = take(&mut watcher, rest.len()).await;
+    assert_eq!(told.iter().take(rest.len()).collect::<Vec<_>>(), rest);
 }
 
 #[tokio::test]

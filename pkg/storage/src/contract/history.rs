@@ -69,6 +69,44 @@ pub(super) async fn watches_begin_in_the_past(f: Fixture) {
     assert_eq!((&prev.value[..], prev.mod_revision), (&b"2"[..], second));
 }
 
+/// More than any engine should hold in memory: etcd keeps what was not compacted, so must all.
+pub(super) async fn a_long_past_is_kept_until_it_is_compacted(f: Fixture) {
+    const CHANGES: usize = 240;
+    const KEYS: usize = 8;
+    let value = |i: usize| format!("{i}:{}", "v".repeat(100_000));
+    let mut revisions = Vec::new();
+    for i in 0..CHANGES {
+        revisions.push(f.put(&(i % KEYS).to_string(), value(i)).await);
+    }
+    let gone = f.delete("0").await;
+    // a watch from the beginning sees every change with what it superseded
+    let mut watch = f.watch(revisions[0]).await;
+    let events = watch.events(CHANGES + 1).await;
+    for (i, event) in events[..CHANGES].iter().enumerate() {
+        assert_eq!((event.kv.mod_revision, event.deleted), (revisions[i], false));
+        assert!(event.kv.value == value(i), "the value of change {i}");
+        assert_eq!(event.kv.create_revision, revisions[i % KEYS]);
+        let prev = event.prev.as_ref().map(|p| (p.mod_revision, p.value == value(i.wrapping_sub(KEYS))));
+        assert_eq!(prev, i.checked_sub(KEYS).map(|before| (revisions[before], true)), "before change {i}");
+    }
+    assert!(events[CHANGES].deleted && events[CHANGES].kv.mod_revision == gone);
+    // one from the middle goes on into the present
+    let mut watch = f.watch(revisions[CHANGES / 2]).await;
+    let now = f.put("now", "1").await;
+    let events = watch.events(CHANGES / 2 + 2).await;
+    assert_eq!(events[0].kv.mod_revision, revisions[CHANGES / 2]);
+    assert_eq!(events.last().map(|e| e.kv.mod_revision), Some(now));
+    // and every revision can be read
+    for i in [0, KEYS, CHANGES / 2, CHANGES - 1] {
+        let found = f.range(Some(revisions[i]), 0).await.unwrap();
+        assert_eq!(found.kvs.len(), KEYS.min(i + 1));
+        for kv in found.kvs {
+            let written = revisions.binary_search(&kv.mod_revision).expect("one of ours");
+            assert!(written + KEYS > i && kv.value == value(written), "{} as of change {i}", kv.key);
+        }
+    }
+}
+
 pub(super) async fn watches_wait_for_the_future(f: Fixture) {
     let now = f.put("a", "0").await;
     let mut watch = f.watch(Revision(now.0 + 3)).await;

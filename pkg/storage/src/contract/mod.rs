@@ -64,6 +64,7 @@ cases![
     history::future_revisions_are_refused,
     history::watches_see_their_prefix_in_order,
     history::watches_begin_in_the_past,
+    history::a_long_past_is_kept_until_it_is_compacted,
     history::watches_wait_for_the_future,
     history::a_revision_is_not_split,
     history::progress_comes_when_asked,

@@ -1,11 +1,14 @@
 //! What is on disk: one record a change, by big-endian revision, in a log-structured engine; so writes append,
 //! recovery is one scan in order, and compaction frees the oldest records.
 //!
+//! Until compaction frees it, the past is read from here too ([`Archive`]).
+//!
 //! A directory holds `STORE` (what this is, with the format's number), `LOCK` (held while open), `CLEAN` (the revision
 //! at the last orderly close) and `data` (the engine's). A directory that holds anything else is not touched.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
+use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +17,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use fjall::config::FilterPolicy;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use parking_lot::RwLock;
 
 use super::index::Place;
 use crate::{Error, LeaseId, Revision};
@@ -70,13 +74,11 @@ impl Batch {
     }
 }
 
-/// What was found on disk.
+/// What was found on disk beside the records.
 #[derive(Default)]
-pub(super) struct Recovered {
+pub(super) struct Notes {
     pub(super) compacted: Revision,
     pub(super) leases: Vec<(LeaseId, SystemTime)>,
-    /// In order.
-    pub(super) records: Vec<Record>,
 }
 
 /// The open directory.
@@ -87,6 +89,7 @@ pub(super) struct Disk {
     min_free: u64,
     freed_since_reclaim: usize,
     reclaim: Option<std::thread::JoinHandle<()>>,
+    archive: Arc<Archive>,
     _lock: File,
 }
 
@@ -98,7 +101,9 @@ struct Engine {
 
 impl Disk {
     /// Opens or makes the store in a directory.
-    pub(super) fn open(dir: &Path, min_free: u64) -> Result<(Self, Recovered), Error> {
+    ///
+    /// What it holds is read with [`Disk::records`], and then confirmed with [`Disk::confirm`].
+    pub(super) fn open(dir: &Path, min_free: u64) -> Result<(Self, Notes), Error> {
         fs::create_dir_all(dir).map_err(|e| io_error("cannot make the directory", dir, &e))?;
         refuse_strangers(dir)?;
         let lock = take_lock(dir)?;
@@ -125,17 +130,38 @@ impl Disk {
             Err(e) => return Err(io_error("cannot read", &marker, &e)),
         }
         let engine = open_engine(&data)?;
-        let recovered = engine.recover()?;
-        check_clean(dir, &recovered)?;
+        let notes = engine.notes()?;
+        let archive = Arc::new(Archive(RwLock::new(Some(engine.data.clone()))));
         let disk = Self {
             dir: dir.to_owned(),
             engine: Some(engine),
             min_free,
             freed_since_reclaim: 0,
             reclaim: None,
+            archive,
             _lock: lock,
         };
-        Ok((disk, recovered))
+        Ok((disk, notes))
+    }
+
+    /// Every record, in order.
+    pub(super) fn records(&self, mut take: impl FnMut(Record) -> Result<(), Error>) -> Result<(), Error> {
+        let Some(engine) = &self.engine else { return Ok(()) };
+        for guard in engine.data.iter() {
+            let (key, value) = guard.into_inner().map_err(|e| engine_error("cannot read", &e))?;
+            take(decode(&key, &value).ok_or_else(undecodable)?)?;
+        }
+        Ok(())
+    }
+
+    /// After an orderly close nothing may be missing: `found` is the revision that the records come to.
+    pub(super) fn confirm(&self, found: Revision) -> Result<(), Error> {
+        check_clean(&self.dir, found)
+    }
+
+    /// Reads of what this directory keeps.
+    pub(super) fn archive(&self) -> &Arc<Archive> {
+        &self.archive
     }
 
     /// Makes a batch durable. When this fails nothing of it has happened as far as later batches are concerned;
@@ -240,6 +266,8 @@ impl Disk {
 
     /// Opens the engine again after a failed write, without what was written but not acknowledged.
     fn heal(&self, last: Revision) -> fjall::Result<Engine> {
+        // the engine is not opened a second time while anyone reads with the first
+        *self.archive.0.write() = None;
         let engine = open_engine_files(&self.dir.join(DATA))?;
         let from = place_key(Place { revision: Revision(last.0 + 1), sub: 0 });
         let mut batch = engine.database.batch().durability(Some(PersistMode::SyncData));
@@ -247,8 +275,65 @@ impl Disk {
             batch.remove(&engine.data, guard.key()?);
         }
         batch.commit()?;
+        *self.archive.0.write() = Some(engine.data.clone());
         Ok(engine)
     }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // readers may outlive the writer; the directory may not stay open for them
+        *self.archive.0.write() = None;
+    }
+}
+
+/// Reads past records. They block, so they are not for threads that others wait for.
+pub(super) struct Archive(RwLock<Option<Keyspace>>);
+
+impl Archive {
+    /// The value that was put at a place, `None` when it is not there (any more).
+    pub(super) fn value(&self, place: Place) -> Result<Option<Bytes>, Error> {
+        let data = self.0.read();
+        let data = data.as_ref().ok_or_else(closed)?;
+        let found = data.get(place_key(place)).map_err(|e| engine_error("cannot read", &e))?;
+        let Some(found) = found else { return Ok(None) };
+        Ok(decode(&place_key(place), &found).ok_or_else(undecodable)?.value)
+    }
+
+    /// Hands over records of the revisions from `from` to `to` in order, those under a prefix decoded, others as their
+    /// place only, until `take` says that it has enough.
+    pub(super) fn records(
+        &self,
+        from: Revision,
+        to: Revision,
+        prefix: &str,
+        mut take: impl FnMut(Place, Option<Record>) -> Result<ControlFlow<()>, Error>,
+    ) -> Result<(), Error> {
+        let data = self.0.read();
+        let data = data.as_ref().ok_or_else(closed)?;
+        let range = [from, Revision(to.0 + 1)].map(|revision| place_key(Place { revision, sub: 0 }));
+        for guard in data.range(range[0]..range[1]) {
+            let (key, value) = guard.into_inner().map_err(|e| engine_error("cannot read", &e))?;
+            let (place, of) = peek(&key, &value).ok_or_else(undecodable)?;
+            let record = if of.starts_with(prefix.as_bytes()) {
+                Some(decode(&key, &value).ok_or_else(undecodable)?)
+            } else {
+                None
+            };
+            if take(place, record)?.is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn closed() -> Error {
+    Error::Unavailable("the store is not open".into())
+}
+
+fn undecodable() -> Error {
+    Error::Corrupt("a record that cannot be decoded".into())
 }
 
 impl Engine {
@@ -276,29 +361,24 @@ impl Engine {
         writes.commit()
     }
 
-    fn recover(&self) -> Result<Recovered, Error> {
+    fn notes(&self) -> Result<Notes, Error> {
         let corrupt = |what: &str| Error::Corrupt(what.to_owned());
-        let mut recovered = Recovered::default();
+        let mut notes = Notes::default();
         for guard in self.meta.iter() {
             let (key, value) = guard.into_inner().map_err(|e| engine_error("cannot read", &e))?;
             let number = <[u8; 8]>::try_from(&*value).map_err(|_| corrupt("a note of the wrong length"))?;
             if &*key == COMPACTED {
-                recovered.compacted = Revision(i64::from_be_bytes(number));
+                notes.compacted = Revision(i64::from_be_bytes(number));
             } else if let Some(id) = key.strip_prefix(LEASE_PREFIX) {
                 let id =
                     <[u8; 8]>::try_from(id).map_err(|_| corrupt("a lease's number of the wrong length"))?;
                 let ends = UNIX_EPOCH + Duration::from_millis(u64::from_be_bytes(number));
-                recovered.leases.push((LeaseId(i64::from_be_bytes(id)), ends));
+                notes.leases.push((LeaseId(i64::from_be_bytes(id)), ends));
             } else {
                 return Err(corrupt("a note that is not known"));
             }
         }
-        for guard in self.data.iter() {
-            let (key, value) = guard.into_inner().map_err(|e| engine_error("cannot read", &e))?;
-            let record = decode(&key, &value).ok_or_else(|| corrupt("a record that cannot be decoded"))?;
-            recovered.records.push(record);
-        }
-        Ok(recovered)
+        Ok(notes)
     }
 }
 
@@ -388,8 +468,8 @@ fn take_lock(dir: &Path) -> Result<File, Error> {
     }
 }
 
-/// After an orderly close nothing may be missing. The note is gone from now on: after a crash it would not hold.
-fn check_clean(dir: &Path, recovered: &Recovered) -> Result<(), Error> {
+/// The note of the last close is gone from now on: after a crash it would not hold.
+fn check_clean(dir: &Path, found: Revision) -> Result<(), Error> {
     let path = dir.join(CLEAN);
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
@@ -400,8 +480,6 @@ fn check_clean(dir: &Path, recovered: &Recovered) -> Result<(), Error> {
         .trim()
         .parse()
         .map_err(|_| Error::Corrupt(format!("{} cannot be understood", path.display())))?;
-    let found =
-        recovered.records.last().map_or(recovered.compacted, |r| r.place.revision).max(recovered.compacted);
     if found.0 != noted {
         return Err(Error::Corrupt(format!(
             "revision {noted} was closed in good order, but {found} was found: records are missing"
@@ -462,6 +540,8 @@ fn place_key(place: Place) -> [u8; 12] {
 
 const PUT: u8 = 1;
 const DELETE: u8 = 2;
+/// What comes before the key: kind, revision of creation, lease.
+const HEAD_BYTES: usize = 17;
 
 /// A record: kind, revision of creation, lease (0 is none), length of the key, key, value; numbers big-endian.
 fn encode(record: &Record) -> Vec<u8> {
@@ -476,19 +556,25 @@ fn encode(record: &Record) -> Vec<u8> {
     out
 }
 
-fn decode(key: &[u8], value: &[u8]) -> Option<Record> {
+/// Place and key of a record.
+fn peek<'r>(key: &[u8], value: &'r [u8]) -> Option<(Place, &'r [u8])> {
     let (revision, sub) = key.split_at_checked(8)?;
     let place = Place {
         revision: Revision(i64::from_be_bytes(revision.try_into().ok()?)),
         sub: u32::from_be_bytes(sub.try_into().ok()?),
     };
-    let (kind, rest) = value.split_first()?;
-    let (created, rest) = rest.split_at_checked(8)?;
-    let (lease, rest) = rest.split_at_checked(8)?;
-    let (len, rest) = rest.split_at_checked(4)?;
+    let (len, rest) = value.split_at_checked(HEAD_BYTES)?.1.split_at_checked(4)?;
     let len = u32::from_be_bytes(len.try_into().ok()?) as usize;
-    let (key, value) = rest.split_at_checked(len)?;
+    Some((place, rest.get(..len)?))
+}
+
+fn decode(key: &[u8], value: &[u8]) -> Option<Record> {
+    let (place, key) = peek(key, value)?;
+    let (head, rest) = value.split_at_checked(HEAD_BYTES)?;
+    let (kind, head) = head.split_first()?;
+    let (created, lease) = head.split_at_checked(8)?;
     let lease = i64::from_be_bytes(lease.try_into().ok()?);
+    let value = rest.get(4 + key.len()..)?;
     Some(Record {
         place,
         key: std::str::from_utf8(key).ok()?.into(),

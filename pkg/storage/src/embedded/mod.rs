@@ -1,35 +1,39 @@
 //! The engine of one server: all keys and their recent past in memory, every change in one directory.
 //!
 //! Reads take a snapshot of a persistent map and disturb nobody. Writes go through one writer thread that commits in
-//! groups and syncs before it answers. Watches read the [`hub`](crate::hub). The past is forgotten by compaction, and
-//! by the engine itself when it grows over [`Options::history_bytes`]; both shrink memory and disk.
+//! groups and syncs before it answers. Watches read the [`hub`](crate::hub). Past values stay in memory up to
+//! [`Options::history_bytes`], older ones are read from disk; compaction forgets the past, as the engine does by itself
+//! beyond [`Options::max_history_events`] and [`Options::max_history_disk_bytes`]. A store without a directory has
+//! memory only, and forgets what does not fit.
 
 mod disk;
 mod index;
 mod leases;
+mod past;
 mod queue;
+mod replay;
 mod writer;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Instant, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
 
-use crate::hub::{Change, Hub};
+use crate::hub::Hub;
 use crate::{
     Compare, Error, Freshness, LeaseId, Op, RangeRequest, RangeResponse, Revision, Storage, TxnResponse,
     WatchStream,
 };
-use disk::{Disk, Recovered};
-use index::Index;
-use leases::{LeaseChange, Leases};
+use disk::{Archive, Disk, Notes};
+use index::{Found, Index};
+use past::Past;
 use queue::{Queue, Request};
+use replay::{Replay, Replayed};
 use writer::Writer;
 
 /// Limits of an engine.
@@ -37,12 +41,18 @@ use writer::Writer;
 pub struct Options {
     /// Largest transaction, keys and values together; etcd's default is 1.5 MiB.
     pub max_txn_bytes: usize,
-    /// Values held in all, past ones included; writes beyond fail with [`Error::NoSpace`].
+    /// Values held in memory in all, past ones included; writes beyond fail with [`Error::NoSpace`].
     pub max_bytes: usize,
-    /// Past values kept for slow readers; more are forgotten once all watches have read the changes.
+    /// Past values kept in memory; more are left to the disk (or forgotten without one) once all watches have read the
+    /// changes.
     pub history_bytes: usize,
-    /// Past values kept in any case at most; more are forgotten, and watches that far behind end.
+    /// Past values kept in memory in any case at most, whatever watches have read.
     pub max_history_bytes: usize,
+    /// Changes that are kept on disk only; more are forgotten before they are compacted. Each takes some hundred bytes
+    /// of memory.
+    pub max_history_events: usize,
+    /// Past values that are kept on disk only; more are forgotten before they are compacted.
+    pub max_history_disk_bytes: u64,
     /// Bytes left free on the file system.
     pub min_free_bytes: u64,
 }
@@ -55,6 +65,8 @@ impl Default for Options {
             max_bytes: 4096 * MIB,
             history_bytes: 16 * MIB,
             max_history_bytes: 256 * MIB,
+            max_history_events: 300_000,
+            max_history_disk_bytes: 1024 * MIB as u64,
             min_free_bytes: 64 * MIB as u64,
         }
     }
@@ -65,9 +77,9 @@ impl Default for Options {
 pub struct Stats {
     /// Keys, deleted ones not yet forgotten among them.
     pub keys: usize,
-    /// Bytes of values, past ones included.
+    /// Bytes of values in memory, past ones included.
     pub bytes: usize,
-    /// Bytes of past values that watches can still read.
+    /// Bytes of past values in memory that watches can still read.
     pub history_bytes: usize,
     /// Revision forgotten up to.
     pub compacted: Revision,
@@ -86,6 +98,8 @@ struct Shared {
     view: RwLock<View>,
     hub: Hub,
     queue: Queue,
+    /// Where past values are that memory has no room for.
+    archive: Option<Arc<Archive>>,
     disk_bytes: AtomicU64,
 }
 
@@ -103,27 +117,34 @@ impl Embedded {
     /// [`Error::InUse`] when another process has it, [`Error::Corrupt`] when what is there is no store or a damaged one
     /// (nothing is changed then), [`Error::NoSpace`] or [`Error::Unavailable`] when the file system fails.
     pub fn open(dir: impl AsRef<Path>, options: Options) -> Result<Arc<Self>, Error> {
-        let (disk, recovered) = Disk::open(dir.as_ref(), options.min_free_bytes)?;
-        Self::start(Some(disk), recovered, options)
+        let (disk, notes) = Disk::open(dir.as_ref(), options.min_free_bytes)?;
+        let mut replay = Replay::new(notes, options.history_bytes);
+        disk.records(|record| replay.take(record))?;
+        disk.confirm(replay.revision())?;
+        Self::start(Some(disk), replay, options)
     }
 
     /// A store without a directory: the same engine, gone when dropped.
     pub fn in_memory(options: Options) -> Arc<Self> {
-        Self::start(None, Recovered::default(), options).expect("nothing can fail without a disk")
+        let nothing = Replay::new(Notes::default(), options.history_bytes);
+        Self::start(None, nothing, options).expect("nothing can fail without a disk")
     }
 
-    fn start(disk: Option<Disk>, recovered: Recovered, options: Options) -> Result<Arc<Self>, Error> {
-        let Replayed { view, changes, leases, next_lease, leftover } = replay(recovered)?;
-        let hub = Hub::new(view.compacted, view.compacted);
+    fn start(disk: Option<Disk>, replay: Replay, options: Options) -> Result<Arc<Self>, Error> {
+        let Replayed { view, floor, changes, unloaded, leases, next_lease, leftover } = replay.finish();
+        let hub = Hub::new(floor, floor);
         hub.publish(changes, view.revision);
         let disk_bytes = AtomicU64::new(disk.as_ref().map_or(0, Disk::bytes));
-        let shared = Arc::new(Shared { view: RwLock::new(view), hub, queue: Queue::new(), disk_bytes });
+        let archive = disk.as_ref().map(|disk| Arc::clone(disk.archive()));
+        let shared =
+            Arc::new(Shared { view: RwLock::new(view), hub, queue: Queue::new(), archive, disk_bytes });
         let writer = Writer {
             shared: Arc::clone(&shared),
             options,
             disk,
             leases,
             next_lease,
+            unloaded,
             forgetting: std::collections::VecDeque::new(),
             leftover,
             paused_until: None,
@@ -199,7 +220,14 @@ impl Storage for Embedded {
                 return Err(Error::Compacted { compacted: view.compacted });
             }
         }
-        let (kvs, count) = view.index.range(&request.start, &request.end, request.limit, request.revision);
+        let Found { mut kvs, on_disk, count } =
+            view.index.range(&request.start, &request.end, request.limit, request.revision);
+        if !on_disk.is_empty() {
+            let shared = Arc::clone(&self.shared);
+            let at = request.revision.unwrap_or(view.revision);
+            let read = tokio::task::spawn_blocking(move || shared.load(kvs, &on_disk, at)).await;
+            kvs = read.map_err(|_| Error::Unavailable("reading the past was interrupted".into()))??;
+        }
         Ok(RangeResponse { kvs, count, revision: view.revision })
     }
 
@@ -218,7 +246,10 @@ impl Storage for Embedded {
     }
 
     async fn watch(&self, prefix: &str, start: Revision) -> Result<WatchStream, Error> {
-        self.shared.hub.watch(prefix, start)
+        if self.shared.archive.is_none() {
+            return self.shared.hub.watch(prefix, start);
+        }
+        Past::open(Arc::clone(&self.shared), prefix, start)
     }
 
     async fn request_progress(&self) -> Result<(), Error> {
@@ -238,64 +269,4 @@ impl Storage for Embedded {
         // an empty transaction goes through the writer and changes nothing
         self.txn(Vec::new(), Vec::new()).await.map(|_| ())
     }
-}
-
-struct Replayed {
-    view: View,
-    changes: Vec<Arc<Change>>,
-    leases: Leases,
-    next_lease: i64,
-    /// Records that a compaction had not got round to freeing.
-    leftover: Vec<index::Place>,
-}
-
-/// Rebuilds the state from what is on disk.
-fn replay(recovered: Recovered) -> Result<Replayed, Error> {
-    let compacted = recovered.compacted;
-    let (now, wall) = (Instant::now(), SystemTime::now());
-    let mut leases = Leases::default();
-    let mut next_lease = 1;
-    for (id, ends) in recovered.leases {
-        let left = ends.duration_since(wall).unwrap_or_default();
-        leases.apply(LeaseChange::Grant(id, now + left));
-        next_lease = next_lease.max(id.0 + 1);
-    }
-    let mut view = View { index: Index::default(), revision: compacted, compacted };
-    let mut changes: Vec<Arc<Change>> = Vec::new();
-    let mut open: Option<Change> = None;
-    let mut leftover = Vec::new();
-    for record in recovered.records {
-        let revision = record.place.revision;
-        let old_lease = view.index.lease(&record.key);
-        let event = view.index.restore(&record.key, record.value, record.created, record.lease, record.place);
-        if let Some(id) = old_lease {
-            leases.apply(LeaseChange::Detach(id, Arc::clone(&event.kv.key)));
-        }
-        if let Some(id) = record.lease {
-            if !leases.contains(id) {
-                // its note went before its keys, as a failed write can leave it: it ends now
-                leases.apply(LeaseChange::Grant(id, now));
-            }
-            leases.apply(LeaseChange::Attach(id, Arc::clone(&event.kv.key)));
-        }
-        if revision <= compacted {
-            leftover.extend(view.index.forget(&event.kv.key, revision));
-            continue;
-        }
-        match &mut open {
-            Some(change) if change.revision == revision => change.events.push(event),
-            _ => {
-                changes.extend(open.take().map(Arc::new));
-                // every revision after the compacted one changed something
-                let expected = Revision(view.revision.0 + 1);
-                if revision != expected {
-                    return Err(Error::Corrupt(format!("the changes of revision {expected} are missing")));
-                }
-                view.revision = revision;
-                open = Some(Change { revision, events: vec![event] });
-            }
-        }
-    }
-    changes.extend(open.map(Arc::new));
-    Ok(Replayed { view, changes, leases, next_lease, leftover })
 }

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use super::disk::{Batch, Disk, Record};
 use super::index::Place;
 use super::leases::{LeaseChange, Leases};
+use super::past::{Passed, Unloaded};
 use super::queue::Request;
 use super::{Options, Shared, View};
 use crate::hub::Change;
@@ -32,8 +33,10 @@ pub(super) struct Writer {
     pub(super) disk: Option<Disk>,
     pub(super) leases: Leases,
     pub(super) next_lease: i64,
+    /// Changes after the compacted revision that are on disk only.
+    pub(super) unloaded: Unloaded,
     /// Changes before the compacted revision, whose past is still to be forgotten.
-    pub(super) forgetting: VecDeque<Arc<Change>>,
+    pub(super) forgetting: VecDeque<Passed>,
     /// Records found at start that are of no use any more.
     pub(super) leftover: Vec<Place>,
     pub(super) paused_until: Option<Instant>,
@@ -115,7 +118,10 @@ impl Writer {
             _ => Ok(()),
         };
         match committed {
-            Ok(()) => self.show(group),
+            Ok(()) => {
+                self.show(group);
+                self.unload();
+            }
             Err(error) => {
                 tracing::error!(%error, "the store cannot write");
                 self.paused_until = Some(now + PAUSE_AFTER_FAILURE);
@@ -142,7 +148,9 @@ impl Writer {
         self.forgetting.drain(..forgotten);
         self.leftover.drain(..leftover);
         if let Some(compacted) = batch.compacted {
-            self.forgetting.extend(self.shared.hub.trim(compacted));
+            self.forgetting.extend(self.unloaded.take_to(compacted));
+            let gone = self.shared.hub.trim(compacted);
+            self.forgetting.extend(gone.iter().flat_map(|change| Passed::of(change)));
         }
         for answer in answers {
             answer.send();
@@ -156,6 +164,20 @@ impl Writer {
             disk.reclaim(live_bytes);
             self.shared.disk_bytes.store(disk.bytes(), std::sync::atomic::Ordering::Relaxed);
         }
+    }
+
+    /// Leaves the past that memory has no room for to the disk.
+    fn unload(&mut self) {
+        if self.disk.is_none() {
+            return;
+        }
+        let (soft, hard) = (self.options.history_bytes, self.options.max_history_bytes);
+        let Some(to) = self.shared.hub.overweight(soft, hard) else { return };
+        let mut view = self.shared.view.read().clone();
+        for change in self.shared.hub.trim(to) {
+            self.unloaded.add(&mut view.index, &change);
+        }
+        *self.shared.view.write() = view;
     }
 
     fn take_in(&mut self, group: &mut Group, request: Request, now: Instant) {
@@ -259,26 +281,23 @@ impl Writer {
     fn forget(&self, group: &mut Group) {
         group.leftover = self.leftover.len().min(FORGET_CHUNK);
         group.batch.free.extend_from_slice(&self.leftover[..group.leftover]);
-        let mut events = 0;
-        for change in &self.forgetting {
-            if events >= FORGET_CHUNK {
-                break;
-            }
-            events += change.events.len();
+        for passed in self.forgetting.iter().take(FORGET_CHUNK) {
             group.forgotten += 1;
-            for event in &change.events {
-                group.batch.free.extend(group.view.index.forget(&event.kv.key, change.revision));
-                group.batch.freed_bytes += event.prev.as_ref().map_or(0, |p| p.key.len() + p.value.len());
-            }
+            group.batch.free.extend(group.view.index.forget(&passed.key, passed.revision));
+            group.batch.freed_bytes += passed.bytes as usize;
         }
-        let (soft, hard) = (self.options.history_bytes, self.options.max_history_bytes);
-        if group.batch.compacted.is_none()
-            && self.forgetting.len() <= group.forgotten
-            && let Some(to) = self.shared.hub.overweight(soft, hard)
-        {
+        if group.batch.compacted.is_some() || self.forgetting.len() > group.forgotten {
+            return;
+        }
+        let options = &self.options;
+        let to = if self.disk.is_some() {
+            self.unloaded.overweight(options.max_history_events, options.max_history_disk_bytes)
+        } else {
+            self.shared.hub.overweight(options.history_bytes, options.max_history_bytes)
+        };
+        if let Some(to) = to {
             // nothing newer than what is durable
-            let shown = self.shared.view.read().revision;
-            let to = to.min(shown);
+            let to = to.min(self.shared.view.read().revision);
             if to > group.view.compacted {
                 group.view.compacted = to;
                 group.batch.compacted = Some(to);
