@@ -229,3 +229,15 @@ fn addresses_and_foreign_conditions_stay() {
     };
     assert_eq!(again.status(), case.status());
 }
+
+#[test]
+fn containers_wait_for_the_initialization_of_their_pod() {
+    let spec = json!({"initContainers": [{"name": "i"}, {"name": "j"}], "containers": [{"name": "a"}]});
+    let status = Case::new(spec, vec![record("i", 0, State::Exited, 1)]).status();
+    let waits_for = |list: &Option<Vec<ContainerStatus>>, index: usize| {
+        let state = list.as_ref().and_then(|l| l.get(index)).and_then(|s| s.state.clone()).expect("a state");
+        state.waiting.and_then(|w| w.reason).expect("a reason")
+    };
+    assert_eq!(waits_for(&status.init_container_statuses, 1), "PodInitializing");
+    assert_eq!(waits_for(&status.container_statuses, 0), "PodInitializing");
+}
