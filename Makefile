@@ -26,7 +26,7 @@ packages-test:
 
 .PHONY: build
 build: packages-build ## Release binaries of everything
-	cargo build --release --workspace --exclude e2e --exclude integration --exclude bench
+	cargo build --release --workspace --exclude e2e --exclude integration --exclude bench --exclude conformance
 
 # What a cluster on this machine needs, which is less than everything.
 .PHONY: kubewright
@@ -73,3 +73,18 @@ bench: packages-test kubewright images ## Measure start, latency and footprint o
 	  KUBECTL=$$(hack/kubectl.sh $(KUBECTL_VERSION) $(abspath $(TOOLS))) \
 	  KUBECTL_NEXT=$$(hack/kubectl.sh $(KUBECTL_NEXT_VERSION) $(abspath $(TOOLS))) \
 	  cargo run --release -q -p bench
+
+# Of conformance: E2E_TEST=path is needed. IMAGES_TAR=path is imported into the nodes; KUBECTL and KUBEWRIGHT name
+# binaries to use; FOCUS, SKIP, PROCS, STORAGE, OUT, BASELINE, REASONS, E2E_FLAGS and CONFORMANCE_FLAGS are in
+# docs/conformance.md.
+OUT ?= $(TARGET)/conformance
+.PHONY: conformance
+conformance: NODES := 3
+conformance: packages-test $(if $(KUBEWRIGHT),,kubewright) ## Upstream's e2e.test against a cluster (E2E_TEST=path)
+	@test -n "$(E2E_TEST)" || { echo "E2E_TEST=path must name upstream's e2e.test; see docs/conformance.md"; exit 2; }
+	cargo run -q -p conformance -- --e2e-test "$(E2E_TEST)" --out "$(OUT)" --nodes $(NODES) \
+	  --kubewright "$(or $(KUBEWRIGHT),$(RELEASE)/kubewright)" \
+	  --kubectl "$(or $(KUBECTL),$$(hack/kubectl.sh $(KUBECTL_VERSION) $(abspath $(TOOLS))))" \
+	  $(if $(IMAGES_TAR),--images-tar "$(IMAGES_TAR)") $(if $(FOCUS),--focus '$(FOCUS)') $(if $(SKIP),--skip '$(SKIP)') \
+	  $(if $(PROCS),--procs $(PROCS)) $(if $(STORAGE),--storage $(STORAGE)) $(if $(BASELINE),--baseline "$(BASELINE)") \
+	  $(if $(REASONS),--reasons "$(REASONS)") $(if $(E2E_FLAGS),--e2e-flags='$(E2E_FLAGS)') $(CONFORMANCE_FLAGS)
