@@ -10,8 +10,10 @@ use clap::parser::ValueSource;
 use clap::{Args as _, Command, FromArgMatches as _};
 use client::config::{ClientOptions, client_from};
 use component::flags::StringMap;
-use component::logs;
+use component::{fields, logs};
 use kubelet::{Clients, Config, Flags, KubeletConfiguration, config};
+
+use crate::flags::FLAGS;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -21,7 +23,7 @@ const THREADS: usize = 2;
 /// Most files read of `--config-dir`.
 const MAX_DROP_INS: usize = 256;
 
-/// Flags that are no fields of the configuration file. With [`flags::add`] these are all; others are refused.
+/// Flags that are no fields of the configuration file. With [`flags::FLAGS`] these are all; others are refused.
 #[derive(Debug, clap::Args)]
 struct Arguments {
     /// Path to a kubeconfig file, specifying how to connect to the API server
@@ -90,7 +92,7 @@ impl Arguments {
                 bail!("--config-dir {} has more than {MAX_DROP_INS} files", dir.display());
             }
             for file in files {
-                flags::merge(&mut tree, read(&file)?);
+                fields::merge(&mut tree, read(&file)?);
             }
         }
         Ok(tree)
@@ -101,7 +103,7 @@ fn command() -> Command {
     let command = Command::new("kubelet")
         .version(component::KUBERNETES_VERSION)
         .about("The kubelet is the primary node agent that runs on each node.");
-    flags::add(Arguments::augment_args(command))
+    fields::add(Arguments::augment_args(command), FLAGS)
 }
 
 /// Log options: flags that were given, else the file's.
@@ -123,7 +125,7 @@ fn main() -> anyhow::Result<()> {
     let matches = command().get_matches_from(component::flags::arguments());
     let arguments = Arguments::from_arg_matches(&matches)?;
     let mut tree = arguments.tree()?;
-    flags::overlay(&matches, &mut tree)?;
+    fields::overlay(&matches, FLAGS, &mut tree)?;
     let path = arguments.config.clone().unwrap_or_else(|| "flags".into());
     let (file, warnings) = KubeletConfiguration::from_tree(&tree, &path)?;
     logs::init(&log_options(&arguments.logs, &matches, &file.logging.clone().unwrap_or_default()));
@@ -188,7 +190,7 @@ mod tests {
         let matches = command().try_get_matches_from(given).expect("flags");
         let arguments = Arguments::from_arg_matches(&matches).expect("flags");
         let mut tree = arguments.tree().expect("files");
-        flags::overlay(&matches, &mut tree).expect("flags");
+        fields::overlay(&matches, FLAGS, &mut tree).expect("flags");
         let (file, _) = KubeletConfiguration::from_tree(&tree, "x".as_ref()).expect("a configuration");
         assert_eq!((file.max_pods, file.port, file.cluster_domain.as_deref()), (Some(3), Some(9), Some("b")));
         let logging = file.logging.unwrap_or_default();

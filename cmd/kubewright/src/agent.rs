@@ -56,7 +56,7 @@ async fn run(paths: &Paths, node: &str) -> anyhow::Result<()> {
     );
     let config = proxy::Config {
         node_name: node.to_owned(),
-        cluster_cidrs: CLUSTER_CIDR.parse().into_iter().collect(),
+        local: proxy::LocalTraffic::ClusterCidrs(CLUSTER_CIDR.parse().into_iter().collect()),
         ..proxy::Config::default()
     };
     let stop = shutdown.clone();

@@ -3,6 +3,7 @@
 //! Process plumbing only: nothing here knows an API object, and nothing reads flags or the environment by itself.
 //! Each module is one concern and can be read alone.
 
+pub mod fields;
 pub mod flags;
 pub mod gates;
 pub mod health;
@@ -24,7 +25,7 @@ pub fn install_crypto() {
 }
 
 /// Keeps this process on small memory pages. Call early in programs that shall stay small: with huge pages an allocator's
-/// first touch of a region makes 2 MiB of it resident, which is most of what an idle node agent would hold.
+/// first touch of a region makes 2 MiB of it resident, which is most of what an idle program would hold.
 pub fn use_small_pages() {
     // A kernel without the call has no huge pages to keep off.
     let _ = nix::sys::prctl::set_thp_disable(true);

@@ -33,22 +33,46 @@ pub enum Family {
     V6,
 }
 
+/// How traffic of local pods is told from other traffic (`--detect-local-mode`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LocalTraffic {
+    /// Not at all: nothing is masqueraded for coming from elsewhere.
+    Unknown,
+    /// By source, in the ranges of all pods (`ClusterCIDR`, `--cluster-cidr`).
+    ClusterCidrs(Vec<ipnet::IpNet>),
+    /// By source, in the ranges of this node's pods (`NodeCIDR`), which its object names.
+    NodeCidr,
+    /// By the bridge it comes in through (`BridgeInterface`, `--pod-bridge-interface`).
+    Bridge(String),
+    /// By the first letters of the interface it comes in through (`InterfaceNamePrefix`,
+    /// `--pod-interface-name-prefix`).
+    InterfacePrefix(String),
+}
+
+/// Node addresses that node ports answer on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NodePorts {
+    /// Those in these ranges; all when there are none.
+    Ranges(Vec<ipnet::IpNet>),
+    /// Those that the node's object names (`primary`).
+    Primary,
+}
+
 /// How the proxy runs.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Name of this node's object (`--hostname-override`).
     pub node_name: String,
-    /// Ranges of pod addresses (`--cluster-cidr`): what comes from elsewhere to a cluster address is masqueraded. Empty:
-    /// locality is unknown and nothing is masqueraded on that ground.
-    pub cluster_cidrs: Vec<ipnet::IpNet>,
+    /// How traffic of pods is told from traffic of others: what others send to a cluster address is masqueraded.
+    pub local: LocalTraffic,
     /// Masquerade all traffic to cluster addresses (`--masquerade-all`).
     pub masquerade_all: bool,
     /// Bit of the packet mark that asks for masquerading (`--iptables-masquerade-bit`), 0 to 31.
     pub masquerade_bit: u8,
     /// Node ports answer on loopback too (`--iptables-localhost-nodeports`).
     pub localhost_node_ports: bool,
-    /// Ranges of node addresses that node ports answer on (`--nodeport-addresses`); empty is all.
-    pub node_port_addresses: Vec<ipnet::IpNet>,
+    /// Node addresses that node ports answer on (`--nodeport-addresses`).
+    pub node_ports: NodePorts,
     /// Least time between two syncs (`--iptables-min-sync-period`).
     pub min_sync_period: Duration,
     /// Rules are checked for interference at least this often (`--iptables-sync-period`).
@@ -66,11 +90,11 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             node_name: String::new(),
-            cluster_cidrs: Vec::new(),
+            local: LocalTraffic::Unknown,
             masquerade_all: false,
             masquerade_bit: 14,
             localhost_node_ports: true,
-            node_port_addresses: Vec::new(),
+            node_ports: NodePorts::Ranges(Vec::new()),
             min_sync_period: Duration::from_secs(1),
             sync_period: Duration::from_secs(30),
             healthz_address: Some(SocketAddr::from(([0, 0, 0, 0], 10256))),

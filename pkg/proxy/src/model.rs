@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use crate::Family;
@@ -14,6 +14,8 @@ use crate::Family;
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 /// Label that hands a Service to another proxy, or marks it headless for the proxy's purposes.
 const OTHER_PROXY_LABEL: &str = "service.kubernetes.io/service-proxy-name";
+/// Label of a node with its zone.
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 /// Default of `sessionAffinityConfig.clientIP.timeoutSeconds`.
 const AFFINITY_SECONDS: i32 = 10_800;
 
@@ -130,6 +132,10 @@ pub struct Snapshot {
     pub zone: String,
     /// Name of this node.
     pub node: String,
+    /// Addresses of this node, as its object names them.
+    pub node_addresses: Vec<IpAddr>,
+    /// Ranges of this node's pods, as its object names them.
+    pub node_pod_cidrs: Vec<IpNet>,
 }
 
 fn is_family(ip: IpAddr, family: Family) -> bool {
@@ -223,10 +229,11 @@ pub fn snapshot<'a>(
     services: impl IntoIterator<Item = &'a Service>,
     slices: impl IntoIterator<Item = &'a EndpointSlice>,
     family: Family,
-    node: &str,
-    zone: &str,
+    name: &str,
+    node: Option<&Node>,
 ) -> Snapshot {
-    let mut snapshot = Snapshot { zone: zone.into(), node: node.into(), ..Snapshot::default() };
+    let mut snapshot = node.map(node_facts).unwrap_or_default();
+    snapshot.node = name.into();
     for service in services {
         snapshot.ports.extend(service_ports(service, family));
     }
@@ -239,6 +246,21 @@ pub fn snapshot<'a>(
         endpoints.dedup_by_key(|e| e.address);
     }
     snapshot
+}
+
+/// What a node's object says that rules depend on.
+fn node_facts(node: &Node) -> Snapshot {
+    let addresses = node.status.iter().flat_map(|s| s.addresses.iter().flatten());
+    let ranges = node.spec.iter().flat_map(|s| s.pod_cidrs.iter().flatten());
+    Snapshot {
+        zone: node.metadata.labels.as_ref().and_then(|l| l.get(ZONE_LABEL).cloned()).unwrap_or_default(),
+        node_addresses: addresses
+            .filter(|a| a.type_ == "InternalIP")
+            .filter_map(|a| a.address.parse().ok())
+            .collect(),
+        node_pod_cidrs: ranges.filter_map(|range| range.parse().ok()).collect(),
+        ..Snapshot::default()
+    }
 }
 
 fn add_slice(snapshot: &mut Snapshot, slice: &EndpointSlice, family: Family) {

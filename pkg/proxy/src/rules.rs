@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use crate::endpoints::{Choice, choose};
 use crate::model::{Endpoint, PortName, ServicePort, Snapshot};
 use crate::names::{cluster_chain, endpoint_chain, external_chain, firewall_chain, local_chain};
-use crate::{Config, Family};
+use crate::{Config, Family, LocalTraffic, NodePorts};
 
 /// Chains of the filter table that are always there.
 pub const FILTER_CHAINS: [&str; 5] =
@@ -55,7 +55,7 @@ pub struct Rules {
 
 /// Makes the rules. `stale` are chains of an earlier text, which are removed in the same transaction if unused now.
 pub fn rules(config: &Config, family: Family, snapshot: &Snapshot, stale: &BTreeSet<String>) -> Rules {
-    let mut writer = Writer::new(config, family);
+    let mut writer = Writer::new(config, family, snapshot);
     writer.fixed();
     for (name, port) in &snapshot.ports {
         let endpoints = snapshot.endpoints.get(name).map_or(&[][..], Vec::as_slice);
@@ -64,13 +64,31 @@ pub fn rules(config: &Config, family: Family, snapshot: &Snapshot, stale: &BTree
     writer.finish(stale)
 }
 
+/// Matches of traffic from local pods and of all other; `None` while that cannot be told.
+fn local_match(
+    how: &LocalTraffic,
+    snapshot: &Snapshot,
+    of_family: impl Fn(&&IpNet) -> bool,
+) -> Option<(String, String)> {
+    let both = |option: &str, value: &dyn Display| {
+        Some((format!("{option} {value}"), format!("! {option} {value}")))
+    };
+    match how {
+        LocalTraffic::Unknown => None,
+        LocalTraffic::ClusterCidrs(ranges) => both("-s", ranges.iter().find(of_family)?),
+        LocalTraffic::NodeCidr => both("-s", snapshot.node_pod_cidrs.iter().find(of_family)?),
+        LocalTraffic::Bridge(name) => both("-i", name),
+        LocalTraffic::InterfacePrefix(prefix) => both("-i", &format!("{prefix}+")),
+    }
+}
+
 struct Writer {
     family: Family,
     masquerade_all: bool,
     mark: String,
     xor: String,
-    /// Pod addresses of this family: the source of traffic that needs no masquerading.
-    cluster_cidr: Option<IpNet>,
+    /// What matches traffic of local pods, and what matches all other.
+    local: Option<(String, String)>,
     node_port_addresses: Vec<IpNet>,
     localhost_node_ports: bool,
     filter: String,
@@ -81,17 +99,21 @@ struct Writer {
 }
 
 impl Writer {
-    fn new(config: &Config, family: Family) -> Self {
+    fn new(config: &Config, family: Family, snapshot: &Snapshot) -> Self {
         let mark = 1u32 << config.masquerade_bit.min(31);
         let of_family =
             |net: &&IpNet| matches!((net, family), (IpNet::V4(_), Family::V4) | (IpNet::V6(_), Family::V6));
+        let node_port_addresses = match &config.node_ports {
+            NodePorts::Ranges(ranges) => ranges.clone(),
+            NodePorts::Primary => snapshot.node_addresses.iter().copied().map(IpNet::from).collect(),
+        };
         Self {
             family,
             masquerade_all: config.masquerade_all,
             mark: format!("{mark:#x}/{mark:#x}"),
             xor: format!("{mark:#x}"),
-            cluster_cidr: config.cluster_cidrs.iter().find(of_family).copied(),
-            node_port_addresses: config.node_port_addresses.iter().filter(of_family).copied().collect(),
+            local: local_match(&config.local, snapshot, of_family),
+            node_port_addresses: node_port_addresses.iter().filter(of_family).copied().collect(),
             localhost_node_ports: config.localhost_node_ports,
             filter: String::new(),
             nat: String::new(),
@@ -197,9 +219,9 @@ impl Writer {
         let marked = format!("-A {chain} -m comment --comment \"{name} cluster IP\" {to}");
         if self.masquerade_all {
             line(&mut self.services, format_args!("{marked} -j KUBE-MARK-MASQ"));
-        } else if let Some(cidr) = self.cluster_cidr {
+        } else if let Some((_, foreign)) = &self.local {
             // From outside the cluster, replies would not come back through this node.
-            line(&mut self.services, format_args!("{marked} ! -s {cidr} -j KUBE-MARK-MASQ"));
+            line(&mut self.services, format_args!("{marked} {foreign} -j KUBE-MARK-MASQ"));
         }
     }
 
@@ -297,12 +319,12 @@ impl Writer {
         self.chains.insert(ext.to_owned());
         if port.external_local {
             if !choice.cluster.is_empty() {
-                if let Some(cidr) = self.cluster_cidr {
+                if let Some((local, _)) = &self.local {
                     // Pods that use an external address are inside: they may go anywhere.
                     let text = format!("pod traffic for {name} external destinations");
                     line(
                         &mut self.services,
-                        format_args!("-A {ext} -m comment --comment \"{text}\" -s {cidr} -j {svc}"),
+                        format_args!("-A {ext} -m comment --comment \"{text}\" {local} -j {svc}"),
                     );
                 }
                 let local = "-m addrtype --src-type LOCAL";

@@ -22,8 +22,6 @@ use crate::{Config, Error, Family, conntrack, kernel};
 const SYNC_TIMEOUT: Duration = Duration::from_secs(60);
 /// Pause before a failed sync is tried again.
 const RETRY: Duration = Duration::from_secs(3);
-/// Label of a node with its zone.
-const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
 /// Runs the proxy until shutdown. Rules stay in the kernel: traffic goes on without the proxy.
 pub async fn run(config: Config, client: kube::Client, shutdown: CancellationToken) -> Result<(), Error> {
@@ -163,10 +161,6 @@ impl Proxier {
         let started = Instant::now();
         let node = self.node.get("", &self.config.node_name);
         self.health.node_deleted(node.as_ref().is_some_and(|n| n.metadata.deletion_timestamp.is_some()));
-        let zone = node
-            .as_ref()
-            .and_then(|n| n.metadata.labels.as_ref()?.get(ZONE_LABEL).cloned())
-            .unwrap_or_default();
         let (services, slices) = (self.services.list(), self.slices.list());
         for family in self.config.families.clone() {
             let new = snapshot(
@@ -174,7 +168,7 @@ impl Proxier {
                 slices.iter().map(AsRef::as_ref),
                 family,
                 &self.config.node_name,
-                &zone,
+                node.as_deref(),
             );
             if family == Family::V4 {
                 self.ports.update(&new).await;

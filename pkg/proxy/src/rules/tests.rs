@@ -8,10 +8,11 @@ use expect_test::expect;
 use super::{Rules, rules};
 use crate::endpoints::tests::{endpoint, service_port};
 use crate::model::{Endpoint, PortName, ServicePort, Snapshot};
-use crate::{Config, Family};
+use crate::{Config, Family, LocalTraffic, NodePorts};
 
 fn config() -> Config {
-    Config { cluster_cidrs: vec!["10.244.0.0/16".parse().expect("range")], ..Config::default() }
+    let ranges = vec!["10.244.0.0/16".parse().expect("range")];
+    Config { local: LocalTraffic::ClusterCidrs(ranges), ..Config::default() }
 }
 
 fn name() -> PortName {
@@ -282,5 +283,51 @@ fn every_target_is_declared() {
                 assert!(!target.starts_with("KUBE-") || declared.contains(target), "{target} in\n{table}");
             }
         }
+    }
+}
+
+#[test]
+fn local_traffic_is_told_in_four_ways() {
+    let snapshot = |cidrs: &[&str]| Snapshot {
+        node_pod_cidrs: cidrs.iter().map(|c| c.parse().expect("range")).collect(),
+        ports: BTreeMap::from([(name(), service_port())]),
+        endpoints: BTreeMap::from([(name(), two())]),
+        ..Snapshot::default()
+    };
+    let own = ["fd00::/64", "10.244.7.0/24"];
+    for (local, cidrs, expected) in [
+        (LocalTraffic::Unknown, &own[..], None),
+        (LocalTraffic::NodeCidr, &own, Some("! -s 10.244.7.0/24")),
+        (LocalTraffic::NodeCidr, &[], None),
+        (LocalTraffic::Bridge("cni0".into()), &[], Some("! -i cni0")),
+        (LocalTraffic::InterfacePrefix("veth".into()), &[], Some("! -i veth+")),
+    ] {
+        let config = Config { local, ..Config::default() };
+        let made = rules(&config, Family::V4, &snapshot(cidrs), &BTreeSet::new());
+        let marked = made.text.lines().find_map(|line| {
+            let rest = line.split_once("--dport 80 ").filter(|_| line.starts_with("-A KUBE-SVC-"))?.1;
+            rest.strip_suffix(" -j KUBE-MARK-MASQ")
+        });
+        assert_eq!(marked, expected, "{:?}", config.local);
+    }
+}
+
+#[test]
+fn node_ports_answer_on_the_addresses_asked_for() {
+    let snapshot = Snapshot {
+        node_addresses: ["192.0.2.7", "2001:db8::7"].map(|ip| ip.parse().expect("address")).to_vec(),
+        ..Snapshot::default()
+    };
+    let ranges = vec!["192.0.2.0/24".parse().expect("range"), "2001:db8::/64".parse().expect("range")];
+    for (node_ports, expected) in [
+        (NodePorts::Ranges(Vec::new()), ""),
+        (NodePorts::Ranges(ranges), "-d 192.0.2.0/24 "),
+        (NodePorts::Primary, "-d 192.0.2.7/32 "),
+    ] {
+        let config = Config { node_ports, ..Config::default() };
+        let made = rules(&config, Family::V4, &snapshot, &BTreeSet::new());
+        let jumps: Vec<&str> = made.text.lines().filter(|l| l.ends_with("-j KUBE-NODEPORTS")).collect();
+        let matched = format!("in this chain\" {expected}-m addrtype --dst-type LOCAL");
+        assert!(matches!(jumps.as_slice(), [one] if one.contains(&matched)), "{jumps:?}");
     }
 }
