@@ -238,9 +238,10 @@ impl Controller {
         for owner in meta.owner_references.iter().flatten() {
             owners.push((owner.uid.clone(), self.owner_state(owner, &subject.namespace).await?));
         }
-        let dependents = self.graph.lock().dependents(&subject.uid);
-        match judge(&meta, &owners, !dependents.is_empty()) {
+        let dependents = self.graph.lock().state_of_dependents(&subject.uid);
+        match judge(&meta, &owners, dependents) {
             Verdict::Keep => Ok(()),
+            Verdict::Unblock => self.unblock_owners(&resource, subject, &meta).await,
             Verdict::DropReferences(uids) => self.drop_references(&resource, subject, &meta, &uids).await,
             Verdict::Delete(propagation) => {
                 let options = json!({
@@ -286,8 +287,27 @@ impl Controller {
             return self.remove_finalizer(resource, subject, meta, FOREGROUND).await;
         }
         for dependent in blocking {
-            self.deletions.add(dependent);
+            // One that is leaving wakes its owners when it is gone; asking for it again would go round in circles.
+            if !self.graph.lock().is_leaving(&dependent.uid) {
+                self.deletions.add(dependent);
+            }
         }
+        Ok(())
+    }
+
+    /// Lets no owner wait for an object, and looks at it again.
+    async fn unblock_owners(
+        &self,
+        resource: &ResourceId,
+        subject: &Subject,
+        meta: &ObjectMeta,
+    ) -> Result<(), SyncError> {
+        let mut owners = meta.owner_references.clone().unwrap_or_default();
+        for owner in &mut owners {
+            owner.block_owner_deletion = owner.block_owner_deletion.map(|_| false);
+        }
+        self.patch_meta(resource, subject, meta, &json!({ "ownerReferences": owners })).await?;
+        self.deletions.add(subject.clone());
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use client::informer::Metadata;
 use client::rest::ResourceId;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
-use super::judge::{FOREGROUND, ORPHAN};
+use super::judge::{Dependents, FOREGROUND, ORPHAN};
 
 /// Owners known to be gone that are remembered (upstream's absent owner cache).
 const ABSENT: usize = 500;
@@ -190,6 +190,22 @@ impl Graph {
         dependents.filter_map(|uid| self.nodes.get(uid)).map(Node::subject).collect()
     }
 
+    /// What the verdict about an object needs to know of its dependents.
+    pub(super) fn state_of_dependents(&self, uid: &str) -> Dependents {
+        match self.nodes.get(uid) {
+            Some(node) if node.dependents.iter().any(|dependent| self.is_leaving(dependent)) => {
+                Dependents::Leaving
+            }
+            Some(node) if !node.dependents.is_empty() => Dependents::Some,
+            _ => Dependents::None,
+        }
+    }
+
+    /// Whether an object is in foreground deletion.
+    pub(super) fn is_leaving(&self, uid: &str) -> bool {
+        self.nodes.get(uid).and_then(Node::meta).is_some_and(|meta| has(meta, FOREGROUND))
+    }
+
     /// Dependents that keep this one from being deleted in the foreground.
     pub(super) fn blocking_dependents(&self, uid: &str) -> Vec<Subject> {
         let dependents = self.nodes.get(uid).into_iter().flat_map(|node| &node.dependents);
@@ -310,6 +326,18 @@ mod tests {
             names(graph.observe(&resource(), object("new", &[("owner", false)], &[]))),
             ["delete owner"]
         );
+    }
+
+    #[test]
+    fn dependents_that_leave_are_told_apart() {
+        let mut graph = Graph::default();
+        graph.observe(&resource(), object("owner", &[], &[]));
+        assert_eq!(graph.state_of_dependents("owner"), Dependents::None);
+        graph.observe(&resource(), object("child", &[("owner", true)], &[]));
+        assert_eq!(graph.state_of_dependents("owner"), Dependents::Some);
+        graph.observe(&resource(), object("child", &[("owner", true)], &[FOREGROUND]));
+        assert_eq!(graph.state_of_dependents("owner"), Dependents::Leaving);
+        assert!(graph.is_leaving("child") && !graph.is_leaving("owner"));
     }
 
     #[test]
