@@ -3,35 +3,55 @@
 //! The texts are k8s-openapi's, taken from its schemas when this crate is built and kept compressed until somebody asks.
 //! A leaf crate, so that nothing else waits for that.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
 use std::io::Read as _;
-use std::sync::LazyLock;
 
 use flate2::read::DeflateDecoder;
 
 static COMPRESSED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptions.deflate"));
 
-/// Texts by definition and field; the field is empty for the type's own.
-static TEXTS: LazyLock<HashMap<(&'static str, &'static str), &'static str>> = LazyLock::new(|| {
-    let mut text = String::new();
-    DeflateDecoder::new(COMPRESSED).read_to_string(&mut text).expect("the build script wrote it");
-    // kept for ever, like the table that borrows it
-    let text: &'static str = Box::leak(text.into_boxed_str());
-    text.lines().filter_map(entry).collect()
-});
-
-fn entry(line: &'static str) -> Option<((&'static str, &'static str), &'static str)> {
-    let (definition, rest) = line.split_once('\t')?;
-    let (field, text) = rest.split_once('\t')?;
-    // few texts have several lines
-    let text =
-        if text.contains("\\n") { Box::leak(text.replace("\\n", "\n").into_boxed_str()) } else { text };
-    Some(((definition, field), text))
+/// All texts, decompressed. Takes about two megabytes: keep it no longer than a document is made.
+#[derive(Debug)]
+pub struct Descriptions {
+    /// A text a line, `DEFINITION<tab>FIELD<tab>TEXT`, sorted.
+    text: String,
+    /// Where lines begin.
+    lines: Vec<u32>,
 }
 
-/// The description of a definition such as `io.k8s.api.core.v1.Pod`, or of one of its fields.
-pub fn description(definition: &str, field: Option<&str>) -> Option<&'static str> {
-    TEXTS.get(&(definition, field.unwrap_or(""))).copied()
+impl Descriptions {
+    /// Decompresses the texts.
+    pub fn load() -> Self {
+        let mut text = String::new();
+        DeflateDecoder::new(COMPRESSED).read_to_string(&mut text).expect("the build script wrote it");
+        let mut lines = Vec::new();
+        let mut at = 0;
+        for line in text.split_inclusive('\n') {
+            lines.push(at);
+            at += line.len() as u32;
+        }
+        Self { text, lines }
+    }
+
+    /// The description of a definition such as `io.k8s.api.core.v1.Pod`, or of one of its fields.
+    pub fn get(&self, definition: &str, field: Option<&str>) -> Option<Cow<'_, str>> {
+        let wanted = (definition, field.unwrap_or(""));
+        let found = self.lines.binary_search_by(|at| {
+            let (definition, field, _) = self.entry(*at);
+            (definition, field).cmp(&wanted)
+        });
+        let (_, _, text) = self.entry(self.lines[found.ok()?]);
+        // few texts have several lines
+        Some(if text.contains("\\n") { text.replace("\\n", "\n").into() } else { text.into() })
+    }
+
+    /// The line at an offset, in its parts.
+    fn entry(&self, at: u32) -> (&str, &str, &str) {
+        let line = self.text[at as usize..].lines().next().unwrap_or_default();
+        let mut parts = line.splitn(3, '\t');
+        let mut part = || parts.next().unwrap_or_default();
+        (part(), part(), part())
+    }
 }
 
 #[cfg(test)]
@@ -41,11 +61,22 @@ mod tests {
 
     #[test]
     fn types_and_fields_are_described() {
+        let texts = Descriptions::load();
         let pod = "io.k8s.api.core.v1.Pod";
-        assert!(description(pod, None).is_some_and(|t| t.starts_with("Pod is a collection of containers")));
-        assert!(description(pod, Some("spec")).is_some_and(|t| t.contains("desired behavior")));
-        assert_eq!(description(pod, Some("nothing")), None);
-        assert_eq!(description("nothing", None), None);
+        assert!(texts.get(pod, None).is_some_and(|t| t.starts_with("Pod is a collection of containers")));
+        assert!(texts.get(pod, Some("spec")).is_some_and(|t| t.contains("desired behavior")));
+        assert_eq!(texts.get(pod, Some("nothing")), None);
+        assert_eq!(texts.get("nothing", None), None);
+    }
+
+    #[test]
+    fn every_line_is_found() {
+        let texts = Descriptions::load();
+        assert!(texts.lines.len() > 5000);
+        for at in &texts.lines {
+            let (definition, field, _) = texts.entry(*at);
+            assert!(texts.get(definition, Some(field)).is_some(), "{definition} {field}");
+        }
     }
 
     /// Fields of the release that upstream has no text for, lists aside.
@@ -53,6 +84,7 @@ mod tests {
 
     #[test]
     fn what_upstream_describes_is_described() {
+        let texts = Descriptions::load();
         let catalog = apis::catalog();
         let mut missing = Vec::new();
         for definition in catalog.definitions().iter().filter(|d| d.published) {
@@ -61,8 +93,7 @@ mod tests {
                 continue;
             }
             if let NodeKind::Object(object) = &catalog.schema().node(definition.node).kind {
-                let fields =
-                    object.fields.keys().filter(|f| description(&definition.name, Some(f)).is_none());
+                let fields = object.fields.keys().filter(|f| texts.get(&definition.name, Some(f)).is_none());
                 missing.extend(fields.map(|f| format!("{}.{f}", definition.name)));
             }
         }

@@ -134,7 +134,8 @@ fn view(parameters: &[(&str, &str)]) -> Option<View> {
     }
 }
 
-fn negotiate(headers: &HeaderMap, pretty: bool, served: &[&str], views: bool) -> Result<MediaType, Status> {
+/// The `Accept` headers in one text.
+fn accepted(headers: &HeaderMap) -> String {
     let mut joined = String::new();
     for value in headers.get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok()) {
         if !joined.is_empty() {
@@ -142,6 +143,24 @@ fn negotiate(headers: &HeaderMap, pretty: bool, served: &[&str], views: bool) ->
         }
         joined.push_str(value);
     }
+    joined
+}
+
+/// Which of some media types below `application/` the client likes best, the first when it does not say; `None` when it
+/// takes none of them.
+pub(crate) fn first_of(headers: &HeaderMap, served: &[&str]) -> Option<usize> {
+    let accepted = accepted(headers);
+    if accepted.trim().is_empty() {
+        return Some(0);
+    }
+    clauses(&accepted).iter().find_map(|clause| match clause.media {
+        "*/*" | "application/*" => Some(0),
+        media => served.iter().position(|served| *served == media),
+    })
+}
+
+fn negotiate(headers: &HeaderMap, pretty: bool, served: &[&str], views: bool) -> Result<MediaType, Status> {
+    let joined = accepted(headers);
     if joined.trim().is_empty() {
         return Ok(MediaType { pretty, ..MediaType::JSON });
     }

@@ -240,7 +240,7 @@ impl ServerBuilder {
         Arc::new(Server {
             inflight: InFlight::new(self.limits.writes_inflight, self.limits.reads_inflight),
             discovery: Discovery::new(Arc::clone(&resources), self.address),
-            openapi: OpenApi::new(resources),
+            openapi: OpenApi::new(resources, self.paths.keys().cloned().collect()),
             metrics: RequestMetrics::new(&self.metrics),
             process_metrics: self.metrics,
             version: paths::version(),

@@ -5,10 +5,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use component::http::{Body, BoxError, Request, Response};
+use component::http::{Body, BoxError, Response};
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use http::{HeaderValue, header};
+use http::{HeaderMap, HeaderValue, header};
 use http_body::{Body as _, Frame};
 use http_body_util::BodyExt;
 
@@ -16,9 +16,8 @@ use http_body_util::BodyExt;
 const MIN_BYTES: u64 = 128 * 1024;
 
 /// Whether the client takes gzip.
-pub(super) fn wanted(request: &Request) -> bool {
-    request
-        .headers()
+pub(crate) fn accepts_gzip(headers: &HeaderMap) -> bool {
+    headers
         .get_all(header::ACCEPT_ENCODING)
         .iter()
         .filter_map(|v| v.to_str().ok())

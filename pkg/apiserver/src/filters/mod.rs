@@ -9,6 +9,7 @@ mod compress;
 mod impersonate;
 mod inflight;
 
+pub(crate) use compress::accepts_gzip;
 pub(crate) use inflight::InFlight;
 
 use std::panic::AssertUnwindSafe;
@@ -42,7 +43,7 @@ pub(crate) async fn run(server: Arc<Server>, request: Request) -> Response {
     let audit_id = audit_id(&request);
     let head_only = request.method() == Method::HEAD;
     let media = negotiate::single(request.headers(), &query).unwrap_or(MediaType::JSON);
-    let compression = compress::wanted(&request);
+    let compression = accepts_gzip(request.headers());
     let warnings = Warnings::default();
     let long_running = server.is_long_running(&info);
     let context = RequestContext {

@@ -18,7 +18,7 @@ use crate::respond;
 use crate::store::Precondition;
 
 /// Kinds whose deletion answers the object instead of a Status, as upstream's do (`ReturnDeletedObject`).
-const ANSWERS_OBJECT: [(&str, &str); 16] = [
+const ANSWERS_OBJECT: [(&str, &str); 18] = [
     ("", "pods"),
     ("", "persistentvolumes"),
     ("", "persistentvolumeclaims"),
@@ -27,8 +27,10 @@ const ANSWERS_OBJECT: [(&str, &str); 16] = [
     ("", "serviceaccounts"),
     ("", "services"),
     ("resource.k8s.io", "deviceclasses"),
+    ("resource.k8s.io", "devicetaintrules"),
     ("resource.k8s.io", "resourceclaims"),
     ("resource.k8s.io", "resourceclaimtemplates"),
+    ("resource.k8s.io", "resourcepoolstatusrequests"),
     ("resource.k8s.io", "resourceslices"),
     ("storage.k8s.io", "csidrivers"),
     ("storage.k8s.io", "csinodes"),

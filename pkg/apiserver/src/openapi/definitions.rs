@@ -1,12 +1,17 @@
 //! Definitions of types, as JSON schemas: what both versions of OpenAPI share.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 
+use apidocs::Descriptions;
 use apimachinery::Value;
 use apimachinery::schema::{
     Field, ListTopology, MapType, NodeId, NodeKind, ObjectType, PatchStrategy, ProtoForm, Scalar, Schema,
 };
 use serde_json::{Map, json};
+
+/// A definition with the fields of every kind.
+const ANY_KIND: &str = "io.k8s.api.core.v1.Pod";
 
 /// Which OpenAPI is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,56 +31,64 @@ impl Dialect {
     }
 }
 
-/// Every named type of an arena.
-pub(super) fn named(schema: &Schema) -> BTreeMap<&str, NodeId> {
-    schema.iter().filter(|(_, node)| !node.name.is_empty()).map(|(id, node)| (&*node.name, id)).collect()
-}
-
 /// A reference to a definition.
 pub(super) fn reference(dialect: Dialect, name: &str) -> Value {
     json!({"$ref": format!("{}{name}", dialect.prefix())})
 }
 
-/// Definitions of these names and of everything they refer to.
-pub(super) fn closure(
-    dialect: Dialect,
+/// These definitions and all they refer to, by name; `None` for a name the arena does not have.
+pub(super) fn reachable(
     schema: &Schema,
     roots: impl IntoIterator<Item = String>,
-) -> Map<String, Value> {
-    let all = named(schema);
+) -> BTreeMap<String, Option<NodeId>> {
+    let named: BTreeMap<&str, NodeId> =
+        schema.iter().filter(|(_, node)| !node.name.is_empty()).map(|(id, node)| (&*node.name, id)).collect();
+    let mut found = BTreeMap::new();
     let mut wanted: Vec<String> = roots.into_iter().collect();
-    let mut seen: BTreeSet<String> = BTreeSet::new();
-    let mut made = BTreeMap::new();
     while let Some(name) = wanted.pop() {
-        if !seen.insert(name.clone()) {
+        if found.contains_key(&name) {
             continue;
         }
-        let Some(id) = all.get(name.as_str()) else {
-            made.insert(name, json!({"type": "object"}));
-            continue;
-        };
-        let mut writer = Writer { dialect, schema, refers: Vec::new() };
-        let definition = writer.definition(*id, &name);
-        made.insert(name, definition);
-        wanted.extend(writer.refers);
+        let id = named.get(name.as_str()).copied();
+        // types without a name are part of the definition that uses them
+        let mut parts: Vec<NodeId> = id.into_iter().flat_map(|id| children(schema, id)).collect();
+        while let Some(part) = parts.pop() {
+            match &schema.node(part).name {
+                name if !name.is_empty() => wanted.push(name.to_string()),
+                _ => parts.extend(children(schema, part)),
+            }
+        }
+        found.insert(name, id);
     }
-    made.into_iter().collect()
+    found
 }
 
-struct Writer<'a> {
-    dialect: Dialect,
-    schema: &'a Schema,
-    /// Definitions referred to.
-    refers: Vec<String>,
+/// The types a type is made of.
+fn children(schema: &Schema, id: NodeId) -> Vec<NodeId> {
+    match &schema.node(id).kind {
+        NodeKind::Object(object) => object.fields.values().map(|field| field.node).collect(),
+        NodeKind::Map { value, .. } => vec![*value],
+        NodeKind::List(list) => vec![list.item],
+        NodeKind::Scalar(_) | NodeKind::Raw => Vec::new(),
+    }
+}
+
+/// Writes definitions.
+pub(super) struct Writer<'a> {
+    pub(super) dialect: Dialect,
+    pub(super) schema: &'a Schema,
+    pub(super) texts: &'a Descriptions,
 }
 
 impl Writer<'_> {
-    fn definition(&mut self, id: NodeId, name: &str) -> Value {
+    /// The definition of a name that [`reachable`] found.
+    pub(super) fn definition(&self, id: Option<NodeId>, name: &str) -> Value {
+        let Some(id) = id else { return json!({"type": "object"}) };
         let mut out = match &self.schema.node(id).kind {
             NodeKind::Object(object) => self.object(object, name),
             _ => self.body(id),
         };
-        if let Some(text) = apidocs::description(name, None) {
+        if let Some(text) = self.text(name, None) {
             out["description"] = json!(text);
         }
         if let Some(facts) = apis::catalog().definition(name) {
@@ -84,26 +97,45 @@ impl Writer<'_> {
         out
     }
 
+    /// The description of a definition or of one of its fields. Lists are generic where the texts come from.
+    fn text(&self, definition: &str, field: Option<&str>) -> Option<Cow<'_, str>> {
+        if let Some(text) = self.texts.get(definition, field) {
+            return Some(text);
+        }
+        let short = definition.rsplit('.').next().unwrap_or_default();
+        let kind = short.strip_suffix("List").filter(|kind| !kind.is_empty())?;
+        match field {
+            None => Some(format!("{short} is a list of {kind} objects.").into()),
+            Some("items") => Some("The objects of the list.".into()),
+            Some("metadata") => Some("Standard metadata of lists.".into()),
+            // what every other kind says of them
+            Some(field @ ("apiVersion" | "kind")) => self.texts.get(ANY_KIND, Some(field)),
+            Some(_) => None,
+        }
+    }
+
     /// `owner` is the definition whose fields they are, for their descriptions.
-    fn object(&mut self, object: &ObjectType, owner: &str) -> Value {
+    fn object(&self, object: &ObjectType, owner: &str) -> Value {
         let mut out = json!({"type": "object"});
         let mut properties = Map::new();
         let mut required = Vec::new();
         for (name, field) in &object.fields {
             let mut property = self.field(field);
-            if let Some(text) = apidocs::description(owner, Some(name)) {
+            if let Some(text) = self.text(owner, Some(name)) {
                 property["description"] = json!(text);
             }
             properties.insert(name.to_string(), property);
             if field.required {
-                required.push(Value::from(&**name));
+                required.push((field.proto, &**name));
             }
         }
         if !properties.is_empty() {
             out["properties"] = Value::Object(properties);
         }
         if !required.is_empty() {
-            out["required"] = Value::from(required);
+            // upstream lists them as its types declare them, and numbers them in that order
+            required.sort_unstable();
+            out["required"] = required.into_iter().map(|(_, name)| name).collect();
         }
         if object.map_type == MapType::Atomic {
             out["x-kubernetes-map-type"] = json!("atomic");
@@ -114,7 +146,7 @@ impl Writer<'_> {
         out
     }
 
-    fn field(&mut self, field: &Field) -> Value {
+    fn field(&self, field: &Field) -> Value {
         let mut out = self.inline(field.node);
         let default = field.default.as_deref().cloned();
         if self.dialect == Dialect::V3
@@ -146,16 +178,12 @@ impl Writer<'_> {
     }
 
     /// A use of a type: a reference to a named one, the type itself otherwise.
-    fn inline(&mut self, id: NodeId) -> Value {
+    fn inline(&self, id: NodeId) -> Value {
         let name = &self.schema.node(id).name;
-        if name.is_empty() {
-            return self.body(id);
-        }
-        self.refers.push(name.to_string());
-        reference(self.dialect, name)
+        if name.is_empty() { self.body(id) } else { reference(self.dialect, name) }
     }
 
-    fn body(&mut self, id: NodeId) -> Value {
+    fn body(&self, id: NodeId) -> Value {
         match &self.schema.node(id).kind {
             NodeKind::Object(object) => self.object(object, ""),
             NodeKind::Map { value, map_type } => {
@@ -189,7 +217,7 @@ impl Writer<'_> {
         }
     }
 
-    fn item(&mut self, id: NodeId) -> Value {
+    fn item(&self, id: NodeId) -> Value {
         let out = self.inline(id);
         match (self.dialect, out.get("$ref")) {
             (Dialect::V3, Some(target)) => json!({"allOf": [{"$ref": target}]}),

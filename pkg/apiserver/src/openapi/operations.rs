@@ -1,16 +1,15 @@
-//! The operations of the API as OpenAPI describes them: made from the descriptors, rendered by [`super::v2`] and
-//! [`super::v3`]. Names and order follow `k8s.io/apiserver/pkg/endpoints/installer.go`.
+//! The operations of the API as OpenAPI describes them: made from the descriptors, rendered by [`super::document`]. Names and order follow `k8s.io/apiserver/pkg/endpoints/installer.go`.
 
 use apimachinery::descriptor::{ResourceDescriptor, ServedVersion, Subresource};
 use apimachinery::meta::GroupVersionKind;
 
-use super::Document;
 use super::parameters::{
     DELETE, DELETE_COLLECTION, LIST, PATCH, Parameter, WRITE, of_options, parameter, queries, query,
 };
+use super::{Document, nonresource};
 use crate::discovery::Group;
 
-const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
+pub(super) const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
 /// What PATCH takes.
 pub(super) const PATCH_TYPES: [&str; 4] = [
     "application/json-patch+json",
@@ -64,20 +63,20 @@ pub(super) struct PathItem {
     pub(super) operations: Vec<Operation>,
 }
 
-const OK: &[(&str, &str)] = &[("200", "OK")];
+pub(super) const OK: &[(&str, &str)] = &[("200", "OK")];
 const WRITTEN: &[(&str, &str)] = &[("200", "OK"), ("201", "Created")];
 const CREATED: &[(&str, &str)] = &[("200", "OK"), ("201", "Created"), ("202", "Accepted")];
 const DELETED: &[(&str, &str)] = &[("200", "OK"), ("202", "Accepted")];
 
 /// `RbacAuthorizationV1` of a group version.
-fn id_stem(group: &str, version: &str) -> String {
+pub(super) fn id_stem(group: &str, version: &str) -> String {
     let group = if group.is_empty() { "core" } else { group.strip_suffix(".k8s.io").unwrap_or(group) };
     let group: String = group.split('.').map(title).collect();
     format!("{group}{}", title(version))
 }
 
 /// `rbacAuthorization_v1` of a group version.
-fn tag(group: &str, version: &str) -> String {
+pub(super) fn tag(group: &str, version: &str) -> String {
     let stem = id_stem(group, "");
     let mut letters = stem.chars();
     let lower: String = letters.next().map(|c| c.to_lowercase().chain(letters).collect()).unwrap_or_default();
@@ -112,63 +111,11 @@ pub(super) fn paths(document: &Document, groups: &[Group<'_>]) -> Vec<PathItem> 
             .filter(|(name, _)| name == version)
             .flat_map(|(_, resources)| version_paths(group, version, resources))
             .collect(),
-        Document::Group { group } => {
-            let root = if group.is_empty() { "/api/".to_owned() } else { format!("/apis/{group}/") };
-            if group.is_empty() {
-                let mut item = information(
-                    root,
-                    tag(group, ""),
-                    "getCoreAPIVersions",
-                    "get available API versions",
-                    "APIVersions",
-                );
-                item.operations[0].gvk = None;
-                vec![item]
-            } else {
-                let id = format!("get{}APIGroup", id_stem(group, ""));
-                vec![information(root, tag(group, ""), &id, "get information of a group", "APIGroup")]
-            }
-        }
-        Document::Groups => {
-            vec![information(
-                "/apis/".into(),
-                "apis".into(),
-                "getAPIVersions",
-                "get available API versions",
-                "APIGroupList",
-            )]
-        }
-        Document::Version_ => {
-            let mut item = information(
-                "/version/".into(),
-                "version".into(),
-                "getCodeVersion",
-                "get the version information for this server",
-                "",
-            );
-            item.operations[0].answer = Content::Definition("io.k8s.apimachinery.pkg.version.Info".into());
-            item.operations[0].produces = vec!["application/json"];
-            item.operations[0].consumes = vec!["application/json"];
-            vec![item]
-        }
+        Document::Group { group } => vec![nonresource::group(group)],
+        Document::Groups => vec![nonresource::groups()],
+        Document::Release => vec![nonresource::version()],
+        Document::Issuer { path } => nonresource::issuer(path).into_iter().collect(),
     }
-}
-
-fn information(path: String, tag: String, id: &str, description: &str, kind: &str) -> PathItem {
-    let operation = Operation {
-        method: "get",
-        action: None,
-        id: id.to_owned(),
-        description: description.to_owned(),
-        parameters: Vec::new(),
-        body: None,
-        answer: Content::Definition(format!("{META}{kind}")),
-        codes: OK,
-        consumes: OBJECT_TYPES.to_vec(),
-        produces: OBJECT_TYPES.to_vec(),
-        gvk: None,
-    };
-    PathItem { path, tag, parameters: Vec::new(), operations: vec![operation] }
 }
 
 fn version_paths(
@@ -178,7 +125,7 @@ fn version_paths(
 ) -> Vec<PathItem> {
     let root = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
     let (stem, tag) = (id_stem(group, version), tag(group, version));
-    let mut paths = vec![information(
+    let mut paths = vec![nonresource::information(
         format!("{root}/"),
         tag.clone(),
         &format!("get{stem}APIResources"),

@@ -261,7 +261,9 @@ impl Facts {
             self.value(place, Class::Naming, word, operation.get(word));
         }
         for word in ["consumes", "produces"] {
-            self.value(place, Class::MediaType, word, operation.get(word));
+            for media_type in items(operation, word).filter_map(Value::as_str) {
+                self.add(&format!("{place}{SEPARATOR}{media_type}"), Class::MediaType, word, String::new());
+            }
         }
         self.value(place, Class::Description, "description", operation.get("description"));
         self.kinds(place, operation);
@@ -437,7 +439,7 @@ mod tests {
             ),
             (
                 |d| d["paths"]["/api/v1/pods"]["get"]["produces"] = json!([]),
-                &["differs media-type /api/v1/pods > get > produces"],
+                &["missing media-type /api/v1/pods > get > application/json > produces"],
             ),
             (
                 |d| {
