@@ -49,6 +49,7 @@ lint: packages-build ## rustfmt and clippy, warnings denied
 .PHONY: test
 test: packages-test ## All tests: unit, integration, end to end on a sample
 	cargo test --workspace --exclude e2e
+	$(MAKE) soak-short
 	$(MAKE) e2e
 
 .PHONY: images
@@ -67,6 +68,18 @@ e2e: packages-test images ## End-to-end tests: kubectl against a three-node clus
 	  KUBECTL_NEXT=$$(hack/kubectl.sh $(KUBECTL_NEXT_VERSION) $(abspath $(TOOLS))) \
 	  cargo test -p e2e -- --test-threads=1 --nocapture
 
+SOAK_TIME ?= 10m
+.PHONY: soak
+soak: packages-test ## Kill servers and stores under load for SOAK_TIME; nothing may be lost, doubled or out of order
+	cargo build --release -p kube-apiserver
+	cargo run --release -q -p soak -- --apiserver $(RELEASE)/kube-apiserver --time $(SOAK_TIME)
+
+# What `make test` can afford.
+.PHONY: soak-short
+soak-short: packages-test
+	cargo build -p kube-apiserver
+	cargo run -q -p soak -- --apiserver $(TARGET)/debug/kube-apiserver --time 40s
+
 .PHONY: bench
 bench: packages-test kubewright images ## Measure start, latency and footprint of a cluster
 	KUBEWRIGHT=$(abspath $(RELEASE))/kubewright IMAGES=$(abspath $(IMAGES)) \
@@ -75,8 +88,7 @@ bench: packages-test kubewright images ## Measure start, latency and footprint o
 	  cargo run --release -q -p bench
 
 # Of conformance: E2E_TEST=path is needed. IMAGES_TAR=path is imported into the nodes; KUBECTL and KUBEWRIGHT name
-# binaries to use; FOCUS, SKIP, PROCS, STORAGE, OUT, BASELINE, REASONS, E2E_FLAGS and CONFORMANCE_FLAGS are in
-# docs/conformance.md.
+# binaries to use; docs/conformance.md has the rest.
 OUT ?= $(TARGET)/conformance
 .PHONY: conformance
 conformance: NODES := 3
@@ -87,4 +99,4 @@ conformance: packages-test $(if $(KUBEWRIGHT),,kubewright) ## Upstream's e2e.tes
 	  --kubectl "$(or $(KUBECTL),$$(hack/kubectl.sh $(KUBECTL_VERSION) $(abspath $(TOOLS))))" \
 	  $(if $(IMAGES_TAR),--images-tar "$(IMAGES_TAR)") $(if $(FOCUS),--focus '$(FOCUS)') $(if $(SKIP),--skip '$(SKIP)') \
 	  $(if $(PROCS),--procs $(PROCS)) $(if $(STORAGE),--storage $(STORAGE)) $(if $(BASELINE),--baseline "$(BASELINE)") \
-	  $(if $(REASONS),--reasons "$(REASONS)") $(if $(E2E_FLAGS),--e2e-flags='$(E2E_FLAGS)') $(CONFORMANCE_FLAGS)
+	  $(if $(REASONS),--reasons "$(REASONS)") $(if $(DOCUMENT),--document "$(DOCUMENT)") $(if $(E2E_FLAGS),--e2e-flags='$(E2E_FLAGS)') $(CONFORMANCE_FLAGS)
