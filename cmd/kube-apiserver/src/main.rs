@@ -20,6 +20,7 @@ use component::{flags, logs, shutdown};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> anyhow::Result<()> {
+    component::use_small_pages();
     component::install_crypto();
     let arguments = flags::arguments();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

@@ -78,6 +78,8 @@ impl Arguments {
         flags.leader_elect_lease_duration = flags.leader_elect_lease_duration.or(file.lease_duration);
         flags.leader_elect_renew_deadline = flags.leader_elect_renew_deadline.or(file.renew_deadline);
         flags.leader_elect_retry_period = flags.leader_elect_retry_period.or(file.retry_period);
+        flags.leader_elect_resource_name =
+            flags.leader_elect_resource_name.or_else(|| file.resource_name.clone());
         flags.leader_elect_resource_namespace =
             flags.leader_elect_resource_namespace.or_else(|| file.resource_namespace.clone());
         flags.election(NAME)
@@ -85,6 +87,7 @@ impl Arguments {
 }
 
 fn main() -> anyhow::Result<()> {
+    component::use_small_pages();
     component::install_crypto();
     let arguments = Arguments::parse_from(component::flags::arguments());
     component::logs::init(&arguments.logs);
@@ -104,7 +107,9 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let config = scheduler::Config { metrics: Some(metrics.clone()), ..file.scheduler()? };
     let election = arguments.election(&file)?;
     let client = client_from(&arguments.client(&file)).await.context("cannot configure the client")?;
-    let server = serving::Server::bind(NAME, &arguments.serving, arguments.secure_port, metrics).await?;
+    let mut flags = arguments.serving.clone();
+    flags.profiling &= file.enable_profiling.unwrap_or(true);
+    let server = serving::Server::bind(NAME, &flags, arguments.secure_port, metrics).await?;
     let served = tokio::spawn(server.run(shutdown.clone()));
     let result = lead(config, client, election, shutdown.clone()).await;
     shutdown.cancel();

@@ -109,6 +109,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Status(arguments) => small_runtime()?.block_on(commands::status(arguments)),
         Command::Images(arguments) => commands::images(arguments),
         Command::Server(which) => {
+            component::use_small_pages();
             let (paths, spec) = which.load()?;
             server::main(&paths, &spec).map(|()| ExitCode::SUCCESS)
         }

@@ -52,15 +52,15 @@ impl Priority {
             None => ("", 0, ""),
         };
         let preemption = if preemption.is_empty() { DEFAULT_PREEMPTION } else { preemption };
-        let spec = at(request.object(), &["spec"]).cloned().unwrap_or(Value::Null);
-        if let Some(given) = at(&spec, &["priority"]).and_then(Value::as_i64)
+        let spec = at(request.object(), &["spec"]).unwrap_or(&Value::Null);
+        if let Some(given) = at(spec, &["priority"]).and_then(Value::as_i64)
             && given != priority
         {
             return Err(request.forbidden(&format!(
                 "the integer value of priority ({given}) must not be provided in pod spec; priority admission controller computed {priority} from the given PriorityClass name"
             )));
         }
-        let given = str_at(&spec, &["preemptionPolicy"]);
+        let given = str_at(spec, &["preemptionPolicy"]);
         if !given.is_empty() && given != preemption {
             return Err(request.forbidden(&format!(
                 "the string value of PreemptionPolicy ({given}) must not be provided in pod spec; priority admission controller computed {preemption} from the given PriorityClass name"
