@@ -65,6 +65,18 @@ UNPUBLISHED = {
 }
 
 
+# Messages that protobuf-1.36.json leaves out: field names in the order of their numbers, "" for a number that is not used.
+AGGREGATOR = {
+    "APIService": ["metadata", "spec", "status"],
+    "APIServiceCondition": ["type", "status", "lastTransitionTime", "reason", "message"],
+    "APIServiceList": ["metadata", "items"],
+    "APIServiceSpec": ["service", "group", "version", "insecureSkipTLSVerify", "caBundle", "", "groupPriorityMinimum",
+                       "versionPriority"],
+    "APIServiceStatus": ["conditions"],
+    "ServiceReference": ["namespace", "name", "port"],
+}
+
+
 def definition_name(message):
     """`k8s.io.api.core.v1.Pod` as OpenAPI calls it."""
     return "io.k8s." + ".".join(message.split(".")[2:]).replace("_", "-")
@@ -360,6 +372,10 @@ def main():
         openapi = document["definitions"]
     with open(os.path.join(reference, "protobuf-1.36.json"), encoding="utf-8") as f:
         messages = json.load(f)
+    for message, fields in AGGREGATOR.items():
+        # Labels and types are those of OpenAPI.
+        messages["k8s.io.kube_aggregator.pkg.apis.apiregistration.v1." + message] = [
+            [number, "", "", field] for number, field in enumerate(fields, 1) if field]
     with open(os.path.join(reference, "resources.json"), encoding="utf-8") as f:
         resource_list = json.load(f)
     with open(os.path.join(reference, "conformance-endpoints.json"), encoding="utf-8") as f:

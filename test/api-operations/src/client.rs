@@ -11,6 +11,9 @@ use serde_json::Value;
 /// Longest wait for an answer or a watch event.
 const LIMIT: Duration = Duration::from_secs(30);
 
+/// Characters of a body that are quoted.
+const TOLD: usize = 300;
+
 /// How a patch is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Patch {
@@ -61,7 +64,7 @@ impl Answer {
         let text = String::from_utf8_lossy(&self.bytes);
         match self.json()["message"].as_str() {
             Some(message) => message.to_owned(),
-            None => text.chars().take(300).collect(),
+            None => text.chars().take(TOLD).collect(),
         }
     }
 
@@ -185,7 +188,7 @@ impl Watch {
         let event = tokio::time::timeout(LIMIT, self.next())
             .await
             .with_context(|| format!("watch {}: no {kind}", self.path))??;
-        ensure!(event["type"] == kind, "watch {}: {event} instead of {kind}", self.path);
+        ensure!(event["type"] == kind, "watch {}: {} instead of {kind}", self.path, event["type"]);
         Ok(event["object"].clone())
     }
 

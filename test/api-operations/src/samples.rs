@@ -26,6 +26,9 @@ pub(crate) struct Sample {
     /// A merge patch of the status subresource.
     #[serde(default)]
     pub(crate) status: Option<Value>,
+    /// A merge patch that takes that status back; by default all of it is removed.
+    #[serde(default)]
+    pub(crate) back: Option<Value>,
     /// The finalizer that every object gets and that the walk has to take away.
     #[serde(default)]
     pub(crate) finalizer: Option<String>,

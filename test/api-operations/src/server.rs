@@ -55,8 +55,9 @@ fn spawn(command: &mut Command, dir: &Path, name: &str) -> anyhow::Result<Child>
         .with_context(|| format!("{name}: {command:?}"))
 }
 
-fn start_etcd(dir: &Path) -> anyhow::Result<(Child, String)> {
-    let url = format!("http://127.0.0.1:{}", free_port()?);
+async fn start_etcd(dir: &Path) -> anyhow::Result<(Child, String)> {
+    let port = free_port()?;
+    let url = format!("http://127.0.0.1:{port}");
     let peer = format!("http://127.0.0.1:{}", free_port()?);
     let mut command = Command::new("etcd");
     command
@@ -65,7 +66,13 @@ fn start_etcd(dir: &Path) -> anyhow::Result<(Child, String)> {
         .args(["--listen-client-urls", &url, "--advertise-client-urls", &url])
         .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
         .args(["--initial-cluster", &format!("default={peer}")]);
-    Ok((spawn(&mut command, dir, "etcd.log")?, url))
+    let etcd = spawn(&mut command, dir, "etcd.log")?;
+    let by = tokio::time::Instant::now() + START_LIMIT;
+    while tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.is_err() {
+        ensure!(tokio::time::Instant::now() < by, "etcd does not listen");
+        tokio::time::sleep(POLL).await;
+    }
+    Ok((etcd, url))
 }
 
 /// Certificates and keys of a server at a port, in files, and a kubeconfig of its administrator.
@@ -111,7 +118,7 @@ impl Server {
         let (etcd, store) = match storage {
             Storage::Embedded => (None, format!("--storage-dir={}", file("store"))),
             Storage::Etcd => {
-                let (etcd, url) = start_etcd(dir.path())?;
+                let (etcd, url) = start_etcd(dir.path()).await?;
                 (Some(etcd), format!("--etcd-servers={url}"))
             }
         };

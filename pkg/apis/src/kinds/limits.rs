@@ -18,6 +18,7 @@ pub(super) const LIMIT_RANGES: Rules = Rules {
     },
     validate: |o| limit_range(&At::root(o)),
     validate_update: |_, new, _| limit_range(&At::root(new)),
+    create_on_update: true,
     columns: &[("Name", "string"), ("Created At", "date")],
     row: |o, _| vec![name(o).into(), str_at(o, &["metadata", "creationTimestamp"]).into()],
     ..DEFAULT

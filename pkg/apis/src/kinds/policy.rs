@@ -3,7 +3,7 @@
 //! Source: `pkg/apis/policy`, `pkg/apis/autoscaling`, `pkg/apis/scheduling`, `pkg/apis/node`.
 
 use apimachinery::Value;
-use apimachinery::meta::at;
+use apimachinery::meta::{at, metadata_mut};
 use apimachinery::objectmeta;
 use serde_json::json;
 
@@ -243,7 +243,12 @@ const MAX_USER_PRIORITY: i64 = 1_000_000_000;
 const SYSTEM_PREFIX: &str = "system-";
 
 pub(super) const PRIORITY_CLASSES: Rules = Rules {
-    generation: true,
+    // The first generation is the only one: changes are not counted.
+    prepare_create: |_, o| {
+        if let Some(metadata) = metadata_mut(o) {
+            metadata.insert("generation".into(), 1.into());
+        }
+    },
     default: |_, o| {
         if let Some(class) = o.as_object_mut() {
             default_to(class, "preemptionPolicy", "PreemptLowerPriority");

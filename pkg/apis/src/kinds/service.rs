@@ -35,6 +35,7 @@ pub(super) const SERVICES: Rules = Rules {
         errors
     },
     name: names::dns1035_label,
+    create_on_update: true,
     columns: &[
         ("Name", "string"),
         ("Type", "string"),

@@ -212,7 +212,10 @@ impl SubresourceHandler for PodLog {
         let pod = call.store.get(&core("pods"), &info.namespace, &info.name).await?;
         let container = container(&pod, query.get("container").unwrap_or(""))?;
         let Some(mut location) = self.0.kubelet(&call.store, &pod).await? else {
-            return stream_log(call.request, empty()); // nothing has run, so nothing was said
+            // nothing has run, so nothing was said
+            let mut nothing = Response::new(empty());
+            *nothing.status_mut() = StatusCode::NO_CONTENT;
+            return Ok(nothing);
         };
         location.path = format!("/containerLogs/{}/{}/{container}", info.namespace, info.name);
         location.query = options;

@@ -13,6 +13,9 @@ use crate::facts::Resource;
 use crate::report::Report;
 use crate::samples::Sample;
 
+/// Some kinds orphan their dependents by default, which keeps them until a controller has done it.
+const BACKGROUND: &str = "propagationPolicy=Background";
+
 /// A resource on its walk.
 pub(crate) struct Subject<'a> {
     /// The administrator.
@@ -119,6 +122,12 @@ impl<'a> Subject<'a> {
             self.release(number).await?;
         }
         self.client.get(&path).await?.refused(404, "NotFound")?;
+        Ok(())
+    }
+
+    async fn remove(&self, number: u32) -> anyhow::Result<()> {
+        let path = format!("{}?{BACKGROUND}", self.item(number));
+        self.client.delete(&path, &Value::Null).await?.expect(200)?;
         Ok(())
     }
 

@@ -106,7 +106,7 @@ impl Subject<'_> {
             .expect(200)?;
         ensure!(table["rows"].as_array().map(Vec::len) == Some(2), "table: {table}");
         self.watch(&list).await?;
-        self.client.delete(&self.item(1), &Value::Null).await?.expect(200)?;
+        self.remove(1).await?;
         self.gone(1).await
     }
 
@@ -130,7 +130,7 @@ impl Subject<'_> {
             found.extend(names(&list));
             let left = list["metadata"]["remainingItemCount"].as_u64().unwrap_or(0) as usize;
             ensure!(
-                left == all.len() - page - 1 || !self.resource.namespaced,
+                left + page + 1 == all.len() || !self.resource.namespaced,
                 "{left} remain after page {page} of {}",
                 all.len()
             );
@@ -164,7 +164,7 @@ impl Subject<'_> {
             }
             ensure!(self.sample.settles, "modified by somebody else: {modified}");
         }
-        self.client.delete(&self.item(2), &Value::Null).await?.expect(200)?;
+        self.remove(2).await?;
         if self.lingers() {
             let marked = watch.expect("MODIFIED").await?;
             ensure!(marked["metadata"]["deletionTimestamp"].is_string(), "watch: no deletionTimestamp");

@@ -86,9 +86,12 @@ impl Subject<'_> {
 
         let mut sent = kept.clone();
         json_patch::merge(&mut sent, &self.sample.change);
-        let mut undone = self.sample_status()?;
-        forget(&mut undone["status"]);
-        json_patch::merge(&mut sent, &undone);
+        let mut back = self.sample_status()?;
+        match &self.sample.back {
+            Some(patch) => back["status"] = patch.clone(),
+            None => forget(&mut back["status"]),
+        }
+        json_patch::merge(&mut sent, &back);
         if self.sample.settles {
             sent["metadata"].as_object_mut().context("metadata")?.remove("resourceVersion");
         }

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 
-use super::Subject;
+use super::{BACKGROUND, Subject};
 use crate::client::Patch;
 use crate::compare::{contains, content};
 
@@ -175,7 +175,7 @@ impl Subject<'_> {
         self.client
             .patch(path, Patch::Apply, &configuration("3"))
             .await?
-            .expect(400)
+            .refused(422, "Invalid")
             .context("no manager")?;
         Ok(())
     }
@@ -238,7 +238,7 @@ impl Subject<'_> {
             return Ok(());
         }
         answer.expect(201).context("created by PUT")?;
-        self.client.delete(&self.item(ABSENT), &Value::Null).await?.expect(200)?;
+        self.remove(ABSENT).await?;
         Ok(())
     }
 
@@ -286,7 +286,8 @@ impl Subject<'_> {
         let selected = format!("{collection}?labelSelector=set%3Dgoes");
         self.client.delete(&format!("{selected}&dryRun=All"), &Value::Null).await?.expect(200)?;
         self.read(3).await.context("after a dry run")?;
-        let deleted = self.client.delete(&selected, &Value::Null).await?.expect(200)?;
+        let deleted =
+            self.client.delete(&format!("{selected}&{BACKGROUND}"), &Value::Null).await?.expect(200)?;
         ensure!(
             deleted["kind"] == format!("{}List", self.resource.kind),
             "answered with {}",
@@ -297,10 +298,10 @@ impl Subject<'_> {
         self.read(5).await.context("not selected")?;
         self.read(0).await.context("not selected")?;
         let Some(second) = self.second() else {
-            self.client.delete(&self.item(5), &Value::Null).await?.expect(200)?;
+            self.remove(5).await?;
             return self.release(5).await;
         };
-        self.client.delete(&collection, &Value::Null).await?.expect(200)?;
+        self.client.delete(&format!("{collection}?{BACKGROUND}"), &Value::Null).await?.expect(200)?;
         self.gone(5).await?;
         self.gone(0).await?;
         let left = self.client.get(&self.collection(Some(second))).await?.expect(200)?;
