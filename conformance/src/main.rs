@@ -70,6 +70,9 @@ struct Options {
     /// File of known reasons for failures, as `REGEX => REASON` lines
     #[arg(long)]
     reasons: Option<PathBuf>,
+    /// Document to put the results into, between its lines `<!-- results -->` and `<!-- end of results -->`
+    #[arg(long)]
+    document: Option<PathBuf>,
     /// Run only what has not passed yet, by the results in the output directory, and merge
     #[arg(long)]
     again: bool,
@@ -179,8 +182,14 @@ fn conformance(options: &Options) -> anyhow::Result<ExitCode> {
     let results = if options.table_only { held(&out)? } else { run(options, &out, baseline.as_ref())? };
     ensure!(!results.tests.is_empty(), "there are no results in {}", out.display());
     let table = out.join("table.md");
-    std::fs::write(&table, report::document(&results, &reasons, baseline.as_ref()))
-        .with_context(|| format!("cannot write {}", table.display()))?;
+    let chapter = report::chapter(&results, &reasons, baseline.as_ref());
+    std::fs::write(&table, &chapter).with_context(|| format!("cannot write {}", table.display()))?;
+    if let Some(path) = &options.document {
+        let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        let text = report::splice(&text, &chapter)
+            .with_context(|| format!("{} has no place for results", path.display()))?;
+        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
     say("");
     if let Some(baseline) = &baseline {
         say(&report::comparison(&results, &reasons, baseline));
