@@ -49,8 +49,15 @@ lint: packages-build ## rustfmt and clippy, warnings denied
 .PHONY: test
 test: packages-test ## All tests: unit, integration, end to end on a sample
 	cargo test --workspace --exclude e2e
+	$(MAKE) api-operations STORES=embedded
 	$(MAKE) soak-short
 	$(MAKE) e2e
+
+STORES ?= embedded etcd
+.PHONY: api-operations
+api-operations: packages-test ## Walk every operation of the API: status, body, effect (STORES="embedded etcd")
+	cargo build -p kube-apiserver
+	cargo run -q -p api-operations -- --kube-apiserver $(TARGET)/debug/kube-apiserver $(STORES:%=--storage %)
 
 .PHONY: images
 images: packages-test ## Test images as OCI archives
