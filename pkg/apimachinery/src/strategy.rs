@@ -22,6 +22,18 @@ pub struct WriteContext<'a> {
     pub groups: &'a [String],
     /// Subresource being written, `""` for the resource itself.
     pub subresource: &'a str,
+    /// API group of the request, which is not the stored one for events.
+    pub group: &'a str,
+}
+
+/// What an endpoint does not let its writers change, and they therefore never own
+/// (`rest.ResetFieldsStrategy`, `rest.ResetFieldsFilterStrategy`). Paths are dotted field names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resets {
+    /// These fields and all below them.
+    Except(&'static [&'static str]),
+    /// Everything but these fields and what is below them; `*` stands for any element of a list.
+    Only(&'static [&'static str]),
 }
 
 /// The special rules of one kind. The defaults are right for a kind without any.
@@ -33,6 +45,15 @@ pub trait Strategy: Send + Sync {
     /// The object has `status` as its subresource: writes to the resource keep the old status and the other way round.
     fn has_status(&self) -> bool {
         true
+    }
+
+    /// What a subresource (`""`: the resource) keeps of the old object.
+    fn resets(&self, subresource: &str) -> Resets {
+        match subresource {
+            "" if self.has_status() => Resets::Except(&["status"]),
+            "status" => Resets::Except(&["spec"]),
+            _ => Resets::Except(&[]),
+        }
     }
 
     /// A new object may bring its status (nodes register with one); else it is dropped on create.

@@ -19,6 +19,7 @@ use serde_json::value::RawValue;
 use crate::core::Target;
 use crate::negotiate::{Format, MediaType};
 use crate::respond;
+use crate::text;
 
 /// First bytes of upstream's protobuf envelope.
 const PROTOBUF_MAGIC: &[u8] = b"k8s\0";
@@ -34,16 +35,26 @@ pub(crate) fn stored_to_json(descriptor: &ResourceDescriptor, bytes: &[u8]) -> R
         |why: String| Status::internal(format!("unable to decode a stored {}: {why}", descriptor.kind));
     let envelope = protobuf::unwrap(bytes).map_err(|e| broken(e.to_string()))?;
     let gvk = &descriptor.storage.gvk;
-    let version = descriptor.version(&gvk.version).or(descriptor.versions.first());
-    let version = version.ok_or_else(|| broken("no version".into()))?;
-    let mut object =
-        protobuf::decode(&version.schema, version.root, envelope.raw).map_err(|e| broken(e.to_string()))?;
+    let (schema, root) = stored_type(descriptor).ok_or_else(|| broken(format!("no schema of {gvk:?}")))?;
+    let mut object = protobuf::decode(schema, root, envelope.raw).map_err(|e| broken(e.to_string()))?;
     if let Some(map) = object.as_object_mut() {
         map.insert("kind".into(), envelope.kind.into());
         map.insert("apiVersion".into(), envelope.api_version.into());
     }
-    default::normalise(&version.schema, version.root, &mut object);
+    default::normalise(schema, root, &mut object);
     Ok(canonical(&object).into())
+}
+
+/// The type of what is stored, which may be a kind of another group (events).
+fn stored_type(descriptor: &ResourceDescriptor) -> Option<(&Schema, NodeId)> {
+    let gvk = &descriptor.storage.gvk;
+    if gvk.group == descriptor.group
+        && let Some(version) = descriptor.version(&gvk.version).or(descriptor.versions.first())
+    {
+        return Some((&version.schema, version.root));
+    }
+    let catalog = apis::catalog();
+    catalog.kind(gvk).map(|definition| (&**catalog.schema(), definition.node))
 }
 
 /// The tree of a stored value.
@@ -122,11 +133,9 @@ pub(crate) fn canonical(object: &Value) -> Vec<u8> {
         if out.len() > 1 {
             out.push(b',');
         }
-        let written = serde_json::to_writer(&mut out, key).and_then(|()| {
-            out.push(b':');
-            serde_json::to_writer(&mut out, value)
-        });
-        written.expect("a tree has text keys only, which is all that can fail");
+        text::string(key, &mut out);
+        out.push(b':');
+        text::value(value, &mut out);
     };
     for key in FIRST {
         if let Some(value) = map.get(key) {
@@ -238,6 +247,25 @@ mod tests {
             String::from_utf8_lossy(&text),
             r#"{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"x"},"data":{"a":"2","b":"1"},"immutable":true}"#
         );
+    }
+
+    #[test]
+    fn events_stored_as_protobuf_are_those_of_the_core_group() {
+        let resources = Resources::new(apis::resources(&apis::ServedVersions::default()));
+        let core = resources.resource("", "events").expect("events");
+        let events = resources.resource("events.k8s.io", "events").expect("events");
+        let event = json!({"kind": "Event", "apiVersion": "v1", "metadata": {"name": "e"}, "message": "text",
+            "involvedObject": {"kind": "Pod"}});
+        let version = core.version("v1").expect("v1");
+        let stored = protobuf::encode_object(&version.schema, version.root, &event).expect("encoded");
+        for descriptor in [core, events] {
+            let json = stored_to_json(descriptor, &stored).expect("decoded");
+            let object: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
+            assert_eq!(
+                (&object["message"], &object["involvedObject"]["kind"]),
+                (&json!("text"), &json!("Pod"))
+            );
+        }
     }
 
     #[test]

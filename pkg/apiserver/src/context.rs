@@ -51,7 +51,13 @@ impl RequestContext {
 
     /// What strategies may know of the request.
     pub fn write_context<'a>(&'a self, subresource: &'a str) -> WriteContext<'a> {
-        WriteContext { now: self.now, user: &self.user.name, groups: &self.user.groups, subresource }
+        WriteContext {
+            now: self.now,
+            user: &self.user.name,
+            groups: &self.user.groups,
+            subresource,
+            group: &self.info.group,
+        }
     }
 
     /// Group, version and resource of the path.

@@ -210,9 +210,14 @@ impl WatchCache {
         Arc::new(Self { shared, tasks })
     }
 
+    /// Ends every watch and the task that follows the store.
+    pub fn cancel(&self) {
+        self.shared.stop.cancel();
+    }
+
     /// Ends every watch and the task that follows the store, and waits for it.
     pub async fn stop(&self) {
-        self.shared.stop.cancel();
+        self.cancel();
         self.tasks.wait().await;
     }
 

@@ -349,8 +349,8 @@ async fn proxies_and_streams_find_their_way() {
     let exec = format!("{PODS}/p/exec?command=ls&stdout=true");
     let refused = ask(&cluster, "POST", &exec, Value::Null, 400).await;
     assert_eq!(refused.message(), "pod p does not have a host assigned");
-    let logs = ask(&cluster, "GET", &format!("{PODS}/p/log"), Value::Null, 200).await;
-    assert_eq!((logs.header("content-type"), logs.text().as_str()), ("text/plain", ""));
+    // nothing has run, so nothing was said
+    ask(&cluster, "GET", &format!("{PODS}/p/log"), Value::Null, 204).await;
     let wrong = ask(&cluster, "GET", &format!("{PODS}/p/log?container=x"), Value::Null, 400).await;
     assert_eq!(wrong.message(), "container x is not valid for pod p");
     ask(&cluster, "GET", &format!("{PODS}/p/log?tailLines=-1"), Value::Null, 422).await;
@@ -430,11 +430,40 @@ async fn lost_and_leaked_allocations_are_repaired() {
     cluster.stop().await;
 }
 
+/// A kubelet on loopback whose containers have said one word; gives its port.
+async fn kubelet(ended: tokio_util::sync::CancellationToken) -> u16 {
+    let ca = component::pki::Ca::new("kubelets").expect("ca");
+    let pair = ca.issue_server("kubelet", None, &[]).expect("certificate");
+    let certificate =
+        component::tls::ServerCertificate::fixed(pair.cert.as_bytes(), pair.key.as_bytes()).expect("key");
+    let tls = component::tls::server_config(certificate, None).expect("configuration");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let port = listener.local_addr().expect("address").port();
+    let handler = |request: component::http::Request| -> futures::future::BoxFuture<'static, component::http::Response> {
+        Box::pin(async move {
+            assert_eq!(request.uri().path(), "/containerLogs/default/p/c");
+            component::http::Response::new(component::http::full("said"))
+        })
+    };
+    let limits = component::serving::Limits::default();
+    tokio::spawn(component::serving::serve(listener, Some(tls), std::sync::Arc::new(handler), limits, ended));
+    port
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn logs_come_over_websocket_and_proxies_take_any_method() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let cluster = with_account().await;
-    ask(&cluster, "POST", PODS, pod("p"), 201).await;
+    let ended = tokio_util::sync::CancellationToken::new();
+    let port = kubelet(ended.clone()).await;
+    let node = json!({"metadata": {"name": "n1"}, "status": {"addresses": [{"type": "Hostname", "address": "127.0.0.1"}],
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": port}}}});
+    ask(&cluster, "POST", "/api/v1/nodes", node, 201).await;
+    let mut on_node = pod("p");
+    on_node["spec"]["nodeName"] = json!("n1");
+    ask(&cluster, "POST", PODS, on_node, 201).await;
+    let log = ask(&cluster, "GET", &format!("{PODS}/p/log"), Value::Null, 200).await;
+    assert_eq!((log.header("content-type"), log.text().as_str()), ("text/plain", "said"));
     let options = cluster.call("OPTIONS", "/api/v1/nodes/gone/proxy/", "").await.expect("answered");
     assert_eq!((options.code, options.message().as_str()), (404, "nodes \"gone\" not found"));
 
@@ -447,7 +476,6 @@ async fn logs_come_over_websocket_and_proxies_take_any_method() {
         request.extensions_mut().insert(apiserver::InProcess(admin.clone()));
         Box::pin(server.clone().respond(request))
     };
-    let ended = tokio_util::sync::CancellationToken::new();
     let limits = component::serving::Limits::default();
     tokio::spawn(component::serving::serve(
         listener,
@@ -469,8 +497,8 @@ async fn logs_come_over_websocket_and_proxies_take_any_method() {
         text.starts_with("http/1.1 101") && text.contains("sec-websocket-protocol: binary.k8s.io"),
         "{text}"
     );
-    // an empty binary message, then the close frame: the pod has said nothing
-    assert!(all.ends_with(&[0x82, 0, 0x88, 2, 0x03, 0xe8]), "{all:?}");
+    // an empty binary message, what the pod has said, then the close frame
+    assert!(all.ends_with(b"\x82\x00\x82\x04said\x88\x02\x03\xe8"), "{all:?}");
     ended.cancel();
     cluster.stop().await;
 }

@@ -485,7 +485,7 @@ mod tests {
     use serde_json::json;
 
     const CONTEXT: WriteContext<'static> =
-        WriteContext { now: Timestamp::UNIX_EPOCH, user: "u", groups: &[], subresource: "" };
+        WriteContext { now: Timestamp::UNIX_EPOCH, user: "u", groups: &[], subresource: "", group: "" };
 
     fn new_job(spec: Value) -> Value {
         let mut job = json!({"metadata": {"name": "j", "uid": "u1"}, "spec": {"template": {"spec":

@@ -5,6 +5,7 @@
 
 use apimachinery::meta::metadata_mut;
 use apimachinery::status::FieldError;
+use apimachinery::strategy::Resets;
 use apimachinery::{Map, Value};
 use base64::Engine as _;
 
@@ -194,6 +195,7 @@ pub(super) const SERVICE_ACCOUNTS: Rules = Rules {
 const NAMESPACE_FINALIZER: &str = "kubernetes";
 
 pub(super) const NAMESPACES: Rules = Rules {
+    resets: &[("finalize", Resets::Except(&["status"]))],
     default: |_, o| {
         let own = name(o).to_owned();
         if !own.is_empty()
@@ -291,7 +293,7 @@ mod tests {
     use serde_json::json;
 
     fn context(subresource: &'static str) -> WriteContext<'static> {
-        WriteContext { now: Timestamp::UNIX_EPOCH, user: "u", groups: &[], subresource }
+        WriteContext { now: Timestamp::UNIX_EPOCH, user: "u", groups: &[], subresource, group: "" }
     }
 
     #[test]

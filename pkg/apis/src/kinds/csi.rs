@@ -1,6 +1,7 @@
 //! The kinds of storage.k8s.io. Source: `pkg/apis/storage`.
 
 use apimachinery::Value;
+use apimachinery::strategy::Resets;
 
 use super::print::{age, list, name, or, str_at, texts};
 use super::resources::check_quantity;
@@ -99,6 +100,7 @@ pub(super) const ATTRIBUTES_CLASSES: Rules = Rules {
 };
 
 pub(super) const ATTACHMENTS: Rules = Rules {
+    resets: &[("status", Resets::Except(&["metadata", "spec"]))],
     validate: |o| {
         let (object, mut errors) = (At::root(o), Vec::new());
         let spec = object.get("spec");
@@ -262,7 +264,8 @@ mod tests {
         assert_eq!((CLASSES.validate)(&class), []);
         let row = (CLASSES.row)(&class, Timestamp::UNIX_EPOCH);
         assert_eq!(row[..4], ["c (default)", "a.b/c", "Delete", "Immediate"].map(Value::from));
-        let context = WriteContext { now: Timestamp::UNIX_EPOCH, user: "u", groups: &[], subresource: "" };
+        let context =
+            WriteContext { now: Timestamp::UNIX_EPOCH, user: "u", groups: &[], subresource: "", group: "" };
         let mut changed = class.clone();
         changed["provisioner"] = json!("other");
         let errors = (CLASSES.validate_update)(&context, &changed, &class);

@@ -2,6 +2,8 @@
 
 use apimachinery::Value;
 use apimachinery::meta::at;
+use apimachinery::status::FieldError;
+use apimachinery::strategy::WriteContext;
 use jiff::Timestamp;
 
 use super::print::{age, list, name, number, since, str_at};
@@ -12,27 +14,18 @@ use crate::names;
 
 pub(super) const EVENTS: Rules = Rules {
     validate: |o| event(&At::root(o)),
-    validate_update: |_, new, old| {
+    validate_new: |context, o| if is_strict(context) { new_event(&At::root(o)) } else { Vec::new() },
+    validate_update: |context, new, old| {
         let (new, old) = (At::root(new), At::root(old));
         let mut errors = event(&new);
-        if new.get("eventTime").present() || old.get("eventTime").present() {
-            for field in [
-                "involvedObject",
-                "reason",
-                "message",
-                "source",
-                "firstTimestamp",
-                "lastTimestamp",
-                "count",
-                "reportingComponent",
-                "reportingInstance",
-                "action",
-                "eventTime",
-                "type",
-                "related",
-            ] {
-                immutable(&mut errors, &new.get(field), &old.get(field));
-            }
+        if !is_strict(context) {
+            return errors;
+        }
+        if new.get("series").value() != old.get("series").value() {
+            errors.extend(series(&new));
+        }
+        for field in IMMUTABLE {
+            immutable(&mut errors, &new.get(field), &old.get(field));
         }
         errors
     },
@@ -58,19 +51,83 @@ const EVENT_TEXT_MAX: usize = 128;
 /// Longest `message` of such an event.
 const EVENT_NOTE_MAX: usize = 1024;
 
+/// What an event cannot change through events.k8s.io, by its names in the core group.
+const IMMUTABLE: [&str; 13] = [
+    "involvedObject",
+    "reason",
+    "message",
+    "source",
+    "firstTimestamp",
+    "lastTimestamp",
+    "count",
+    "type",
+    "eventTime",
+    "action",
+    "related",
+    "reportingComponent",
+    "reportingInstance",
+];
+
+/// Requests to the core group are as lax as they always were.
+fn is_strict(context: &WriteContext<'_>) -> bool {
+    context.group == "events.k8s.io"
+}
+
+/// What events.k8s.io demands of new events.
+fn new_event(object: &At<'_>) -> Errors {
+    let mut errors = series(object);
+    if object.get("eventTime").is_empty() {
+        errors.push(object.get("eventTime").required(""));
+    }
+    if !matches!(object.get("type").text(), "Normal" | "Warning") {
+        let detail = format!("has invalid value: {}", object.get("type").text());
+        errors.push(object.get("type").invalid_value("", detail));
+    }
+    for field in ["firstTimestamp", "lastTimestamp", "count", "source"] {
+        let value = object.get(field);
+        let is_set = match field {
+            "count" => value.int_or_zero() != 0,
+            "source" => !value.get("component").is_empty() || !value.get("host").is_empty(),
+            _ => !value.is_empty(),
+        };
+        if is_set {
+            errors.push(value.invalid_value("", "needs to be unset"));
+        }
+    }
+    errors
+}
+
+fn series(object: &At<'_>) -> Errors {
+    let mut errors = Vec::new();
+    let series = object.get("series");
+    if !series.is_empty() {
+        if series.get("count").int_or_zero() < 2 {
+            errors.push(series.get("count").invalid_value("", "should be at least 2"));
+        }
+        if series.get("lastObservedTime").is_empty() {
+            errors.push(series.get("lastObservedTime").required(""));
+        }
+    }
+    errors
+}
+
+/// What every event must be. The namespaces agree; one with an `eventTime` says who reports what.
 fn event(object: &At<'_>) -> Errors {
     let mut errors = Vec::new();
     let involved = object.at(&["involvedObject", "namespace"]);
     let namespace = object.at(&["metadata", "namespace"]).text();
-    if involved.is_empty() {
-        // events about what is in no namespace live in the default one, or the system's
-        if namespace != "default" && namespace != "kube-system" {
-            errors.push(involved.invalid_text("does not match event.namespace"));
-        }
-    } else if involved.text() != namespace {
-        errors.push(involved.invalid("does not match event.namespace"));
+    let timed = !object.get("eventTime").is_empty();
+    // events about what is in no namespace live in the default one, or the system's
+    let fits = match (timed, involved.is_empty()) {
+        (true, true) => matches!(namespace, "default" | "kube-system"),
+        (false, true) => matches!(namespace, "" | "default"),
+        (true, false) => true,
+        (false, false) => involved.text() == namespace,
+    };
+    if !fits {
+        errors.push(involved.invalid_value(involved.text(), "does not match event.namespace"));
     }
-    if !object.get("eventTime").present() {
+    if !timed {
         return errors;
     }
     for (field, max) in
@@ -84,17 +141,15 @@ fn event(object: &At<'_>) -> Errors {
         }
     }
     let controller = object.get("reportingComponent");
+    // the path is the name events.k8s.io has for it
     if controller.is_empty() {
-        errors.push(controller.required(""));
-    } else {
-        shape(&mut errors, &controller, names::label_key(controller.text()));
+        errors.push(FieldError::required("reportingController", ""));
+    }
+    for problem in names::label_key(controller.text()) {
+        errors.push(FieldError::invalid("reportingController", controller.text(), problem));
     }
     if object.get("message").text().len() > EVENT_NOTE_MAX {
         errors.push(object.get("message").invalid(format!("can have at most {EVENT_NOTE_MAX} characters")));
-    }
-    if !matches!(object.get("type").text(), "Normal" | "Warning") {
-        let detail = format!("has invalid value: {}", object.get("type").text());
-        errors.push(object.get("type").invalid_value("", detail));
     }
     errors
 }
@@ -276,6 +331,7 @@ mod tests {
             "ports": [{"port": 80}, {"port": 443}]}]});
         assert_eq!(endpoints_text(&endpoints), "10.0.0.1:80,10.0.0.2:80,10.0.0.1:443 + 1 more...");
     }
+
     #[test]
     fn endpoint_ports_speak_tcp_unless_they_say_otherwise() {
         let mut object = json!({"subsets": [{"addresses": [{"ip": "10.0.0.1"}],
@@ -284,5 +340,32 @@ mod tests {
         assert_eq!(object["subsets"][0]["ports"][0]["protocol"], "TCP");
         assert_eq!(object["subsets"][0]["ports"][1]["protocol"], "UDP");
         assert!((ENDPOINTS.validate)(&object).is_empty());
+    }
+
+    #[test]
+    fn events_k8s_io_is_strict_and_the_core_group_is_not() {
+        let context = |group| WriteContext {
+            now: Timestamp::UNIX_EPOCH,
+            user: "u",
+            groups: &[],
+            subresource: "",
+            group,
+        };
+        let old = json!({"metadata": {"name": "e", "namespace": "ns"}, "type": "Normal", "reason": "r", "action": "a",
+            "message": "m", "involvedObject": {"kind": "Pod", "namespace": "ns"}, "reportingComponent": "k8s.io/c",
+            "eventTime": "2026-01-01T00:59:00.000000Z", "reportingInstance": "i", "firstTimestamp": null});
+        let mut new = old.clone();
+        new["message"] = json!("other");
+        new["series"] = json!({"count": 1});
+        let fields = |errors: Vec<FieldError>| errors.into_iter().map(|e| e.field).collect::<Vec<_>>();
+        let update = |group| fields((EVENTS.validate_update)(&context(group), &new, &old));
+        assert!(update("").is_empty());
+        assert_eq!(update("events.k8s.io"), ["series.count", "series.lastObservedTime", "message"]);
+        let create = |group, event: &Value| fields((EVENTS.validate_new)(&context(group), event));
+        assert!(create("events.k8s.io", &old).is_empty());
+        let bare = json!({"metadata": {"namespace": "ns"}, "involvedObject": {"namespace": "ns"}, "count": 2,
+            "source": {"component": "x"}});
+        assert!(create("", &bare).is_empty() && (EVENTS.validate)(&bare).is_empty());
+        assert_eq!(create("events.k8s.io", &bare), ["eventTime", "type", "count", "source"]);
     }
 }

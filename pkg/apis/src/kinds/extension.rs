@@ -1,6 +1,7 @@
 //! Custom resource definitions and API services. Source: `k8s.io/apiextensions-apiserver`, `k8s.io/kube-aggregator`.
 
 use apimachinery::Value;
+use apimachinery::strategy::Resets;
 
 use super::print::{age, list, name, str_at};
 use super::rules::{DEFAULT, Rules};
@@ -10,6 +11,7 @@ use crate::names;
 
 /// Custom resource definitions.
 pub(super) const DEFINITIONS: Rules = Rules {
+    resets: &[("status", Resets::Except(&["metadata", "spec"]))],
     generation: true,
     default: |_, o| {
         let Some(spec) = spec(o) else { return };
@@ -157,6 +159,7 @@ fn definition_versions(errors: &mut Errors, spec: &At<'_>) {
 
 /// API services.
 pub(super) const API_SERVICES: Rules = Rules {
+    resets: &[("status", Resets::Except(&["metadata", "spec"]))],
     default: |_, o| {
         if let Some(service) = spec(o).and_then(|s| map_at(s, "service")) {
             default_to(service, "port", 443);
@@ -275,6 +278,7 @@ mod tests {
             user: "u",
             groups: &[],
             subresource: "",
+            group: "",
         };
         let mut object = json!({"metadata": {"name": "v1.apps"}, "spec": {"group": "apps", "version": "v1",
             "groupPriorityMinimum": 17800, "versionPriority": 15}});

@@ -3,6 +3,7 @@
 //! Source: `pkg/apis/certificates`, `pkg/apis/flowcontrol`, `pkg/apis/resource`, `pkg/apis/storagemigration`.
 
 use apimachinery::meta::at;
+use apimachinery::strategy::Resets;
 use apimachinery::{Map, Value};
 use jiff::Timestamp;
 
@@ -19,6 +20,10 @@ const DECISIONS: [&str; 2] = ["Approved", "Denied"];
 const MIN_CERTIFICATE_SECONDS: i64 = 600;
 
 pub(super) const SIGNING_REQUESTS: Rules = Rules {
+    resets: &[
+        ("status", Resets::Except(&["spec", "status.conditions"])),
+        ("approval", Resets::Except(&["spec", "status.certificate"])),
+    ],
     prepare_create: |context, o| {
         // who asks is who made the request, whatever the body says
         if let Some(spec) = spec(o) {
@@ -222,6 +227,7 @@ pub(super) const TRUST_BUNDLES: Rules = Rules {
 };
 
 pub(super) const FLOW_SCHEMAS: Rules = Rules {
+    resets: &[("status", Resets::Except(&["metadata", "spec"]))],
     generation: true,
     default: |_, o| {
         if let Some(spec) = spec(o) {
@@ -267,6 +273,7 @@ pub(super) const FLOW_SCHEMAS: Rules = Rules {
 };
 
 pub(super) const PRIORITY_LEVELS: Rules = Rules {
+    resets: &[("status", Resets::Except(&["metadata", "spec"]))],
     generation: true,
     default: |_, o| {
         let Some(spec) = spec(o) else { return };
@@ -363,6 +370,7 @@ fn default_claim(version: &str, spec: &mut Map) {
 }
 
 pub(super) const RESOURCE_CLAIMS: Rules = Rules {
+    resets: &[("status", Resets::Except(&["metadata", "spec"]))],
     default: |version, o| {
         if let Some(spec) = spec(o) {
             default_claim(version, spec);
@@ -480,7 +488,7 @@ mod tests {
     use serde_json::json;
 
     fn context(subresource: &'static str) -> WriteContext<'static> {
-        WriteContext { now: Timestamp::UNIX_EPOCH, user: "jane", groups: &[], subresource }
+        WriteContext { now: Timestamp::UNIX_EPOCH, user: "jane", groups: &[], subresource, group: "" }
     }
 
     #[test]

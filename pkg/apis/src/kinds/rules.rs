@@ -3,7 +3,7 @@
 use apimachinery::Value;
 use apimachinery::meta::name;
 use apimachinery::status::FieldError;
-use apimachinery::strategy::{Strategy, WriteContext};
+use apimachinery::strategy::{Resets, Strategy, WriteContext};
 use apimachinery::table::age;
 use apimachinery::validation::dns1123_subdomain;
 use jiff::Timestamp;
@@ -16,6 +16,10 @@ pub(crate) struct Rules {
     pub(crate) prepare_update: fn(&WriteContext<'_>, &mut Value, &Value),
     pub(crate) validate: fn(&Value) -> Vec<FieldError>,
     pub(crate) validate_update: fn(&WriteContext<'_>, &Value, &Value) -> Vec<FieldError>,
+    /// Problems of new objects that changed ones may have.
+    pub(crate) validate_new: fn(&WriteContext<'_>, &Value) -> Vec<FieldError>,
+    /// What subresources keep of the old object, beyond what all do.
+    pub(crate) resets: &'static [(&'static str, Resets)],
     pub(crate) warnings: fn(&Value, Option<&Value>) -> Vec<String>,
     pub(crate) name: fn(&str, bool) -> Vec<String>,
     pub(crate) create_on_update: bool,
@@ -39,6 +43,8 @@ pub(crate) const DEFAULT: Rules = Rules {
     prepare_update: |_, _, _| {},
     validate: |_| Vec::new(),
     validate_update: |_, _, _| Vec::new(),
+    validate_new: |_, _| Vec::new(),
+    resets: &[],
     warnings: |_, _| Vec::new(),
     name: dns1123_subdomain,
     create_on_update: false,
@@ -80,8 +86,20 @@ impl Strategy for KindStrategy {
         (self.rules.prepare_update)(context, new, old);
     }
 
-    fn validate_create(&self, _context: &WriteContext<'_>, object: &Value) -> Vec<FieldError> {
-        (self.rules.validate)(object)
+    fn resets(&self, subresource: &str) -> Resets {
+        let own = self.rules.resets.iter().find(|(name, _)| *name == subresource);
+        match (own, subresource) {
+            (Some((_, resets)), _) => *resets,
+            (None, "") if self.has_status => Resets::Except(&["status"]),
+            (None, "status") => Resets::Except(&["spec"]),
+            _ => Resets::Except(&[]),
+        }
+    }
+
+    fn validate_create(&self, context: &WriteContext<'_>, object: &Value) -> Vec<FieldError> {
+        let mut errors = (self.rules.validate)(object);
+        errors.extend((self.rules.validate_new)(context, object));
+        errors
     }
 
     fn validate_update(&self, context: &WriteContext<'_>, new: &Value, old: &Value) -> Vec<FieldError> {

@@ -342,8 +342,13 @@ mod tests {
 
     #[test]
     fn a_stateful_set_changes_in_few_fields() {
-        let context =
-            WriteContext { now: jiff::Timestamp::UNIX_EPOCH, user: "u", groups: &[], subresource: "" };
+        let context = WriteContext {
+            now: jiff::Timestamp::UNIX_EPOCH,
+            user: "u",
+            groups: &[],
+            subresource: "",
+            group: "",
+        };
         let old = defaulted(&STATEFUL_SETS, &json!({"serviceName": "s"}));
         for (patch, fine) in [
             (json!({"serviceName": "s", "replicas": 5}), true),

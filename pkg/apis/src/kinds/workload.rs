@@ -5,7 +5,7 @@
 
 use apimachinery::Value;
 use apimachinery::status::FieldError;
-use apimachinery::strategy::WriteContext;
+use apimachinery::strategy::{Resets, WriteContext};
 use jiff::Timestamp;
 use serde_json::json;
 
@@ -20,6 +20,7 @@ use crate::kinds::pod::defaults::default_template;
 pub(super) const HISTORY: i64 = 10;
 
 pub(super) const DEPLOYMENTS: Rules = Rules {
+    resets: &[("status", Resets::Except(&["spec", "metadata.labels"]))],
     generation: true,
     default: default_deployment,
     validate: |o| deployment(&At::root(o)),

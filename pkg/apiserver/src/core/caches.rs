@@ -33,7 +33,15 @@ impl Cached {
 /// The caches of a server, started when first needed.
 pub(crate) struct Caches {
     storage: Arc<dyn Storage>,
-    running: RwLock<HashMap<String, Arc<Cached>>>,
+    running: RwLock<Running>,
+}
+
+/// Caches by their place in the store.
+#[derive(Default)]
+struct Running {
+    of: HashMap<String, Arc<Cached>>,
+    /// The server has ended: nothing follows the store any more.
+    stopped: bool,
 }
 
 /// Where a resource's objects are.
@@ -50,15 +58,18 @@ impl Caches {
     /// The cache of a resource. `resources` is what is served, as others may share the place.
     pub(crate) fn of(&self, resources: &Resources, descriptor: &ResourceDescriptor) -> Arc<Cached> {
         let prefix = &descriptor.storage.prefix;
-        if let Some(cached) = self.running.read().get(prefix) {
+        if let Some(cached) = self.running.read().of.get(prefix) {
             return Arc::clone(cached);
         }
         let mut running = self.running.write();
-        if let Some(cached) = running.get(prefix) {
+        if let Some(cached) = running.of.get(prefix) {
             return Arc::clone(cached);
         }
         let cached = Arc::new(self.start(resources, descriptor));
-        running.insert(prefix.clone(), Arc::clone(&cached));
+        if running.stopped {
+            cached.cache.cancel();
+        }
+        running.of.insert(prefix.clone(), Arc::clone(&cached));
         cached
     }
 
@@ -97,25 +108,29 @@ impl Caches {
 
     /// Whether every running cache is ready.
     pub(crate) fn ready(&self) -> bool {
-        self.running.read().values().all(|c| c.cache.is_ready())
+        self.running.read().of.values().all(|c| c.cache.is_ready())
     }
 
     /// Sizes of every running cache by resource (`deployments.apps`).
     pub(crate) fn stats(&self) -> Vec<(String, watchcache::Stats)> {
-        self.running.read().values().map(|c| (c.resource.clone(), c.cache.stats())).collect()
+        self.running.read().of.values().map(|c| (c.resource.clone(), c.cache.stats())).collect()
     }
 
     /// Forgets the cache of a resource that is no longer served.
     pub(crate) async fn remove(&self, prefix: &str) {
-        let removed = self.running.write().remove(prefix);
+        let removed = self.running.write().of.remove(prefix);
         if let Some(cached) = removed {
             cached.cache.stop().await;
         }
     }
 
-    /// Ends every watch and every task.
+    /// Ends every watch and every task, for good: whoever asks for a cache later gets one that is not ready.
     pub(crate) async fn stop(&self) {
-        let all: Vec<Arc<Cached>> = self.running.write().drain().map(|(_, c)| c).collect();
+        let all: Vec<Arc<Cached>> = {
+            let mut running = self.running.write();
+            running.stopped = true;
+            running.of.values().cloned().collect()
+        };
         for cached in all {
             cached.cache.stop().await;
         }

@@ -5,6 +5,7 @@ use apimachinery::managedfields::{self, ResetFields, Versions};
 use apimachinery::meta::GroupVersion;
 use apimachinery::schema::{NodeId, Schema};
 use apimachinery::status::Status;
+use apimachinery::strategy::Resets;
 
 use super::Target;
 use crate::context::RequestContext;
@@ -39,10 +40,10 @@ impl Versions for TargetVersions<'_> {
 
 /// What the endpoint resets, and its writers therefore never own.
 pub(crate) fn reset_fields(target: &Target, subresource: &str) -> ResetFields {
-    match subresource {
-        "" if target.descriptor.strategy.has_status() => ResetFields::except(&["status"]),
-        "status" => ResetFields::except(&["spec"]),
-        _ => ResetFields::None,
+    match target.descriptor.strategy.resets(subresource) {
+        Resets::Except([]) => ResetFields::None,
+        Resets::Except(paths) => ResetFields::except(paths),
+        Resets::Only(paths) => ResetFields::only(paths),
     }
 }
 

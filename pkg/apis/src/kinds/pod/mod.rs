@@ -16,6 +16,7 @@ pub(crate) mod warnings;
 
 use apimachinery::Value;
 use apimachinery::meta::{at, str_at};
+use apimachinery::strategy::Resets;
 
 use super::rules::{DEFAULT, Rules};
 use crate::cursor::At;
@@ -23,6 +24,20 @@ use crate::edit::text;
 
 /// Pods.
 pub(super) const PODS: Rules = Rules {
+    resets: &[
+        ("status", Resets::Except(&["spec", "metadata.deletionTimestamp", "metadata.ownerReferences"])),
+        ("ephemeralcontainers", Resets::Only(&["spec.ephemeralContainers"])),
+        (
+            "resize",
+            Resets::Only(&[
+                "spec.containers.*.resources",
+                "spec.containers.*.resizePolicy",
+                "spec.initContainers.*.resources",
+                "spec.initContainers.*.resizePolicy",
+                "spec.resources",
+            ]),
+        ),
+    ],
     generation: true,
     default: defaults::default_pod,
     prepare_create: prepare::create,

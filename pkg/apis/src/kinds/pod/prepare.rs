@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     fn context(subresource: &'static str) -> WriteContext<'static> {
-        WriteContext { now: jiff::Timestamp::UNIX_EPOCH, user: "u", groups: &[], subresource }
+        WriteContext { now: jiff::Timestamp::UNIX_EPOCH, user: "u", groups: &[], subresource, group: "" }
     }
 
     #[test]

@@ -269,7 +269,8 @@ mod tests {
     use serde_json::json;
 
     fn problems(subresource: &'static str, new: &Value, old: &Value) -> Vec<String> {
-        let context = WriteContext { now: jiff::Timestamp::UNIX_EPOCH, user: "u", groups: &[], subresource };
+        let context =
+            WriteContext { now: jiff::Timestamp::UNIX_EPOCH, user: "u", groups: &[], subresource, group: "" };
         validate(&context, new, old).iter().map(ToString::to_string).collect()
     }
 
