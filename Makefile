@@ -107,3 +107,9 @@ conformance: packages-test $(if $(KUBEWRIGHT),,kubewright) ## Upstream's e2e.tes
 	  $(if $(IMAGES_TAR),--images-tar "$(IMAGES_TAR)") $(if $(FOCUS),--focus '$(FOCUS)') $(if $(SKIP),--skip '$(SKIP)') \
 	  $(if $(PROCS),--procs $(PROCS)) $(if $(STORAGE),--storage $(STORAGE)) $(if $(BASELINE),--baseline "$(BASELINE)") \
 	  $(if $(REASONS),--reasons "$(REASONS)") $(if $(DOCUMENT),--document "$(DOCUMENT)") $(if $(E2E_FLAGS),--e2e-flags='$(E2E_FLAGS)') $(CONFORMANCE_FLAGS)
+
+.PHONY: openapi-diff
+openapi-diff: packages-build ## Differences of the published OpenAPI v2 document to REFERENCE=file
+	@test -n "$(REFERENCE)" || { echo "REFERENCE=file is missing: an OpenAPI v2 document, such as api/openapi-spec/swagger.json" \
+	  "of upstream's source, plain or compressed by gzip"; exit 2; }
+	cargo run -q -p checks --bin openapi-diff -- $(REFERENCE)

@@ -38,6 +38,8 @@ pub struct Definition {
     pub unions: Vec<Union>,
     /// Fields that are lists without `x-kubernetes-list-type`; the arena calls them atomic, which is what they are.
     pub untyped_lists: Vec<&'static str>,
+    /// Fields of bytes that say a list type, which means nothing for a text.
+    pub bytes_as_lists: Vec<&'static str>,
     /// `x-kubernetes-map-type: granular` was said, for the definition or (by name) for fields.
     pub granular: Vec<&'static str>,
 }
@@ -167,6 +169,7 @@ impl Reader {
                     published: word != "unpublished",
                     unions: Vec::new(),
                     untyped_lists: Vec::new(),
+                    bytes_as_lists: Vec::new(),
                     granular: Vec::new(),
                 });
             }
@@ -288,6 +291,9 @@ impl Reader {
         }
         if kind.starts_with('[') && topology.is_none() {
             self.definitions[definition].untyped_lists.push(name);
+        }
+        if kind == "bytes" && topology.is_some() {
+            self.definitions[definition].bytes_as_lists.push(name);
         }
         (field.proto, field.proto_inline) = parse_numbers(numbers)?;
         field.node = self.type_of(kind, topology.unwrap_or_default(), map_type.unwrap_or_default())?;

@@ -41,8 +41,11 @@ pub(super) fn reachable(
     schema: &Schema,
     roots: impl IntoIterator<Item = String>,
 ) -> BTreeMap<String, Option<NodeId>> {
-    let named: BTreeMap<&str, NodeId> =
-        schema.iter().filter(|(_, node)| !node.name.is_empty()).map(|(id, node)| (&*node.name, id)).collect();
+    let mut named: BTreeMap<&str, NodeId> = BTreeMap::new();
+    for (id, node) in schema.iter().filter(|(_, node)| !node.name.is_empty()) {
+        // a type that a field owns otherwise than the definition says has a second node, after the definition's
+        named.entry(&node.name).or_insert(id);
+    }
     let mut found = BTreeMap::new();
     let mut wanted: Vec<String> = roots.into_iter().collect();
     while let Some(name) = wanted.pop() {
@@ -276,6 +279,11 @@ fn amend(out: &mut Value, facts: &apis::Definition) {
     for field in &facts.untyped_lists {
         if let Some(property) = out["properties"][*field].as_object_mut() {
             property.remove("x-kubernetes-list-type");
+        }
+    }
+    for field in &facts.bytes_as_lists {
+        if out["properties"][*field].is_object() {
+            out["properties"][*field]["x-kubernetes-list-type"] = json!("atomic");
         }
     }
     for field in &facts.granular {
