@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-use k8s_openapi::api::core::v1::{Node, NodeCondition, NodeSpec, NodeStatus, Taint};
+use k8s_openapi::api::core::v1::{ContainerImage, Node, NodeCondition, NodeSpec, NodeStatus, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference, Time};
 use kube::api::{Api, Patch, PatchParams, PostParams};
+use parking_lot::Mutex;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +30,12 @@ const EAGER: Duration = Duration::from_millis(500);
 const REGISTER_MAX: Duration = Duration::from_secs(7);
 /// Renewals a lease's duration: upstream renews after a quarter.
 const LEASE_FRACTION: u32 = 4;
+/// A runtime that has not answered for so long is down (upstream's threshold).
+const RUNTIME_SILENCE: Duration = Duration::from_secs(30);
+/// Longest wait for one answer of the runtime about itself.
+const RUNTIME_PATIENCE: Duration = Duration::from_secs(5);
+/// Images are listed again after this.
+const IMAGE_LIST_AGE: Duration = Duration::from_secs(30);
 /// Most names of an image a status lists.
 const MAX_IMAGE_NAMES: usize = 5;
 
@@ -100,6 +107,38 @@ fn substance(status: &NodeStatus) -> NodeStatus {
     status
 }
 
+/// What the runtime was last heard to say.
+#[derive(Debug, Default)]
+struct Heard {
+    /// When it answered last.
+    answered: Option<Instant>,
+    status: Option<cri::api::StatusResponse>,
+    images: Vec<ContainerImage>,
+    listed: Option<Instant>,
+}
+
+impl Heard {
+    /// Why the runtime keeps the node from being ready.
+    fn problems(&self, now: Instant) -> Vec<String> {
+        let silent = self.answered.is_none_or(|at| now.duration_since(at) >= RUNTIME_SILENCE);
+        let Some(status) = self.status.as_ref().filter(|_| !silent) else {
+            return vec!["container runtime is down".to_owned()];
+        };
+        cri::Runtime::conditions(status)
+            .iter()
+            .filter(|c| !c.status)
+            .map(|condition| {
+                let what = match condition.kind.as_str() {
+                    "NetworkReady" => "container runtime network not ready",
+                    _ => "container runtime not ready",
+                };
+                let (kind, reason, message) = (&condition.kind, &condition.reason, &condition.message);
+                format!("{what}: {kind}=false reason:{reason} message:{message}")
+            })
+            .collect()
+    }
+}
+
 /// Keeps the node in the API.
 #[derive(Debug)]
 pub struct NodeAgent {
@@ -107,6 +146,7 @@ pub struct NodeAgent {
     overview: Arc<Overview>,
     machine: Machine,
     runtime_version: String,
+    heard: Mutex<Heard>,
 }
 
 impl NodeAgent {
@@ -117,7 +157,7 @@ impl NodeAgent {
         machine: Machine,
         runtime_version: String,
     ) -> Self {
-        Self { kubelet, overview, machine, runtime_version }
+        Self { kubelet, overview, machine, runtime_version, heard: Mutex::default() }
     }
 
     fn api(&self) -> Api<Node> {
@@ -148,10 +188,11 @@ impl NodeAgent {
         let mut allocatable = self.machine.allocatable(config, &capacity);
         machine::keep_extended(&mut capacity, &mut allocatable, old);
         self.kubelet.node.store(Arc::new(NodeState { ips: ips.clone(), allocatable: allocatable.clone() }));
-        let runtime = self.kubelet.runtime.status().await;
-        let health = self.health(&runtime);
+        self.ask_runtime().await;
+        let health = self.health();
         let old_conditions = old.and_then(|s| s.conditions.as_deref()).unwrap_or_default();
-        let (handlers, features) = machine::handlers(runtime.as_ref().ok());
+        let heard = self.heard.lock();
+        let (handlers, features) = machine::handlers(heard.status.as_ref());
         NodeStatus {
             addresses: Some(machine::addresses(&ips, &config.hostname)),
             capacity: Some(capacity),
@@ -162,7 +203,7 @@ impl NodeAgent {
                     port: i32::from(config.port),
                 }),
             }),
-            images: Some(self.images().await),
+            images: Some(heard.images.clone()),
             node_info: Some(
                 self.machine.info(&format!("{}://{}", self.kubelet.runtime_name, self.runtime_version)),
             ),
@@ -174,21 +215,32 @@ impl NodeAgent {
         }
     }
 
-    fn health(&self, runtime: &cri::Result<cri::api::StatusResponse>) -> Health {
-        let mut problems = Vec::new();
-        match runtime {
-            Err(error) => problems.push(format!("container runtime is down: {error}")),
-            Ok(status) => {
-                for condition in cri::Runtime::conditions(status).iter().filter(|c| !c.status) {
-                    let what = match condition.kind.as_str() {
-                        "NetworkReady" => "container runtime network not ready",
-                        _ => "container runtime not ready",
-                    };
-                    let (kind, reason, message) = (&condition.kind, &condition.reason, &condition.message);
-                    problems.push(format!("{what}: {kind}=false reason:{reason} message:{message}"));
-                }
+    /// Asks the runtime how it is and what images it has. One that hangs does not hold up the node's status: what it
+    /// said before holds until it has been silent for too long.
+    async fn ask_runtime(&self) {
+        let runtime = &self.kubelet.runtime;
+        match tokio::time::timeout(RUNTIME_PATIENCE, runtime.status()).await {
+            Ok(Ok(status)) => {
+                let mut heard = self.heard.lock();
+                heard.answered = Some(Instant::now());
+                heard.status = Some(status);
             }
+            Ok(Err(error)) => return tracing::warn!(%error, "the container runtime does not tell its status"),
+            Err(_) => return tracing::warn!("the container runtime does not answer"),
         }
+        if self.heard.lock().listed.is_some_and(|at| at.elapsed() < IMAGE_LIST_AGE) {
+            return;
+        }
+        if let Ok(Ok(images)) = tokio::time::timeout(RUNTIME_PATIENCE, runtime.list_images()).await {
+            let most = self.kubelet.config.node_status_max_images.unwrap_or(usize::MAX);
+            let mut heard = self.heard.lock();
+            heard.images = container_images(images, most);
+            heard.listed = Some(Instant::now());
+        }
+    }
+
+    fn health(&self) -> Health {
+        let mut problems = self.heard.lock().problems(Instant::now());
         match self.overview.relist_age() {
             None => problems.push("PLEG is not healthy: pleg has yet to be successful".to_owned()),
             Some(age) if age > RELIST_THRESHOLD => problems.push(format!(
@@ -199,23 +251,6 @@ impl NodeAgent {
             Some(_) => {}
         }
         Health { problems, pressure: self.overview.pressure() }
-    }
-
-    async fn images(&self) -> Vec<k8s_openapi::api::core::v1::ContainerImage> {
-        let mut images = self.kubelet.runtime.list_images().await.unwrap_or_default();
-        images.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.id.cmp(&b.id)));
-        images.truncate(self.kubelet.config.node_status_max_images.unwrap_or(usize::MAX));
-        images
-            .into_iter()
-            .map(|image| {
-                let names =
-                    image.repo_digests.into_iter().chain(image.repo_tags).take(MAX_IMAGE_NAMES).collect();
-                k8s_openapi::api::core::v1::ContainerImage {
-                    names: Some(names),
-                    size_bytes: Some(image.size as i64),
-                }
-            })
-            .collect()
     }
 
     /// Makes the node object, or brings labels and taints of an existing one up to date. Tries until it works.
@@ -362,6 +397,19 @@ impl NodeAgent {
     }
 }
 
+/// Images as a node lists them: the largest, with a few of their names.
+fn container_images(mut images: Vec<cri::api::Image>, most: usize) -> Vec<ContainerImage> {
+    images.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.id.cmp(&b.id)));
+    images.truncate(most);
+    images
+        .into_iter()
+        .map(|image| {
+            let names = image.repo_digests.into_iter().chain(image.repo_tags).take(MAX_IMAGE_NAMES).collect();
+            ContainerImage { names: Some(names), size_bytes: Some(image.size as i64) }
+        })
+        .collect()
+}
+
 /// What of a status is the kubelet's to say: others add conditions and attached volumes.
 fn substance_of_ours(status: &NodeStatus) -> NodeStatus {
     const OURS: [&str; 4] = ["MemoryPressure", "DiskPressure", "PIDPressure", "Ready"];
@@ -426,6 +474,36 @@ async fn renew(kubelet: &Kubelet) -> Result<(), kube::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_silent_runtime_is_down_after_a_while() {
+        let now = Instant::now();
+        let down = vec!["container runtime is down".to_owned()];
+        assert_eq!(Heard::default().problems(now), down);
+        let condition = |status| cri::api::RuntimeCondition {
+            r#type: "NetworkReady".into(),
+            status,
+            reason: "R".into(),
+            message: "m".into(),
+        };
+        let mut heard = Heard { answered: Some(now), ..Heard::default() };
+        for (ready, after, expected) in [
+            (true, 29, vec![]),
+            (true, 30, down),
+            (
+                false,
+                1,
+                vec!["container runtime network not ready: NetworkReady=false reason:R message:m".into()],
+            ),
+        ] {
+            let status = cri::api::RuntimeStatus { conditions: vec![condition(ready)] };
+            heard.status = Some(cri::api::StatusResponse {
+                status: Some(status),
+                ..cri::api::StatusResponse::default()
+            });
+            assert_eq!(heard.problems(now + Duration::from_secs(after)), expected, "{ready} {after}");
+        }
+    }
 
     #[test]
     fn conditions_change_only_when_they_must() {
