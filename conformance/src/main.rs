@@ -58,6 +58,9 @@ struct Options {
     /// Nodes of the cluster
     #[arg(long, default_value_t = 3)]
     nodes: u8,
+    /// Port on this machine's loopback of a cluster that is started
+    #[arg(long, default_value_t = 6443)]
+    port: u16,
     /// Where a cluster keeps its objects (embedded or etcd); a running one is taken as it is unless this is given
     #[arg(long, value_parser = ["embedded", "etcd"])]
     storage: Option<String>,
@@ -116,6 +119,7 @@ fn run(options: &Options, out: &Path, baseline: Option<&Results>) -> anyhow::Res
         data: std::path::absolute(&options.data_dir)?,
         name: options.name.clone(),
         nodes: options.nodes,
+        port: options.port,
         storage: options.storage.clone(),
     };
     let (e2e_test, kubectl) = (present(&options.e2e_test)?, present(&options.kubectl)?);

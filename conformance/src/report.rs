@@ -137,22 +137,25 @@ pub(crate) fn chapter(results: &Results, reasons: &Reasons, baseline: Option<&Re
     text
 }
 
-/// What is worse than in a baseline, one test a line; closes with the counts.
+/// What ran here and is worse than in a baseline, one test a line; closes with the counts.
 pub(crate) fn comparison(results: &Results, reasons: &Reasons, baseline: &Results) -> String {
     let worse = results.worse_than(baseline);
     let mut text = String::new();
     for (name, status) in &worse {
-        let word = match status {
-            None => "not run",
-            Some(_) if reasons.of(name).is_some_and(|reason| reason.kind == Kind::Gone) => "gone upstream",
-            Some(_) if reasons.of(name).is_some() => "not built yet",
-            Some(Status::Skip) => "skipped",
-            Some(_) => "failed",
+        let reason = reasons.of(name).map(|reason| reason.kind);
+        let word = match (status, reason) {
+            (None, _) => continue,
+            (Some(Status::Skip), _) => "skipped",
+            (Some(_), Some(Kind::Gone)) => "gone upstream",
+            (Some(_), Some(Kind::Unbuilt)) => "not built yet",
+            (Some(_), None) => "failed",
         };
         let _ = writeln!(text, "{word}: {name}");
     }
     let there = baseline.tests.iter().filter(|test| test.status == Status::Pass).count();
-    let _ = writeln!(text, "{} of {there} tests that pass in the baseline pass", there - worse.len());
+    let absent = worse.iter().filter(|(_, status)| status.is_none()).count();
+    let _ = write!(text, "{} of {there} tests that pass in the baseline pass", there - worse.len());
+    text.push_str(&if absent > 0 { format!(", {absent} were not chosen\n") } else { "\n".to_owned() });
     text
 }
 
@@ -242,8 +245,7 @@ mod tests {
         expect![[r"
             not built yet: [sig-a] two
             failed: [sig-b] three
-            not run: [sig-c] five
-            1 of 4 tests that pass in the baseline pass
+            1 of 4 tests that pass in the baseline pass, 1 were not chosen
         "]]
         .assert_eq(&comparison(&sample(), &reasons, &baseline));
     }

@@ -19,6 +19,8 @@ pub(crate) struct Wanted {
     pub(crate) data: PathBuf,
     pub(crate) name: String,
     pub(crate) nodes: u8,
+    /// Port on this machine's loopback of a cluster that is started.
+    pub(crate) port: u16,
     /// `embedded` or `etcd`; nothing leaves it to the running cluster.
     pub(crate) storage: Option<String>,
 }
@@ -60,9 +62,10 @@ impl Target {
         let started = !healthy(wanted);
         if started {
             let storage = wanted.storage.as_deref().unwrap_or("embedded");
-            let nodes = wanted.nodes.to_string();
+            let (nodes, port) = (wanted.nodes.to_string(), wanted.port.to_string());
             let mut up = kubewright(wanted, &["up"]);
-            succeed(up.args(["--nodes", &nodes, "--storage", storage]), "start a cluster")?;
+            up.args(["--nodes", &nodes, "--storage", storage, "--port", &port]);
+            succeed(&mut up, "start a cluster")?;
         }
         let spec = paths.load()?.context("the cluster has no specification")?;
         if let Some(storage) = &wanted.storage {
@@ -93,11 +96,13 @@ impl Target {
         storage_name(&self.spec)
     }
 
-    /// A command in the control plane's network namespace: it reaches nodes, pods and the API server, and nothing else.
+    /// A command in the control plane's network namespace: it reaches nodes, pods and the API server, and nothing else. It
+    /// is interrupted when this program ends.
     pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("nsenter");
         let handle = cluster::network::handle(&self.spec.netns("ctl"));
-        command.arg(format!("--net={}", handle.display())).arg("--").arg(program).stdin(Stdio::null());
+        command.arg(format!("--net={}", handle.display()));
+        command.args(["--", "setpriv", "--pdeathsig", "INT"]).arg(program).stdin(Stdio::null());
         command
     }
 
