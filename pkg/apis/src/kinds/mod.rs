@@ -21,6 +21,7 @@ mod rules;
 mod selectable;
 mod service;
 mod sets;
+mod signing;
 mod storage;
 mod template;
 mod workload;
@@ -119,7 +120,7 @@ fn more_rules(group: &str, plural: &str) -> &'static Rules {
             &admission::VALIDATING_BINDINGS
         }
         ("admissionregistration.k8s.io", "mutatingadmissionpolicybindings") => &admission::MUTATING_BINDINGS,
-        ("certificates.k8s.io", "certificatesigningrequests") => &more::SIGNING_REQUESTS,
+        ("certificates.k8s.io", "certificatesigningrequests") => &signing::SIGNING_REQUESTS,
         ("certificates.k8s.io", "clustertrustbundles") => &more::TRUST_BUNDLES,
         ("flowcontrol.apiserver.k8s.io", "flowschemas") => &more::FLOW_SCHEMAS,
         ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations") => &more::PRIORITY_LEVELS,
