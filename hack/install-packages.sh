@@ -1,12 +1,14 @@
 #!/bin/sh
-# Installs the Debian packages that are missing: `build` (to compile), `run` (for a cluster), `test` (for the tests).
+# Installs the Debian packages that are missing: `build` (to compile), `run` (for a cluster), `test` (for the tests),
+# `clients` (for the JavaScript client).
 set -eu
 packages() {
   case $1 in
     build) echo protobuf-compiler libprotobuf-dev gcc libc6-dev ;;
     run) echo containerd runc containernetworking-plugins iptables conntrack iproute2 procps util-linux ;;
     test) echo etcd-server busybox-static python3-venv ;;
-    *) echo "usage: $0 build|run|test..." >&2; exit 2 ;;
+    clients) echo nodejs npm ;;
+    *) echo "usage: $0 build|run|test|clients..." >&2; exit 2 ;;
   esac
 }
 missing=
