@@ -50,6 +50,7 @@ lint: packages-build ## rustfmt and clippy, warnings denied
 test: packages-test ## All tests: unit, integration, end to end on a sample
 	cargo test --workspace --exclude e2e
 	$(MAKE) api-operations STORES=embedded
+	$(MAKE) clients SUITES="python kubectl.Apply kubectl.Change kubectl.Output" CLIENT_KUBECTLS=$(KUBECTL_VERSION)
 	$(MAKE) soak-short
 	$(MAKE) e2e
 
@@ -58,6 +59,19 @@ STORES ?= embedded etcd
 api-operations: packages-test ## Walk every operation of the API: status, body, effect (STORES="embedded etcd")
 	cargo build -p kube-apiserver
 	cargo run -q -p api-operations -- --kube-apiserver $(TARGET)/debug/kube-apiserver $(STORES:%=--storage %)
+
+SUITES ?= python kubectl helm javascript
+CLIENT_KUBECTLS ?= $(KUBECTL_VERSION) $(KUBECTL_NEXT_VERSION)
+.PHONY: clients
+clients: packages-test ## Drive the server with clients of others (SUITES="python kubectl helm javascript")
+	$(if $(filter javascript,$(SUITES)),@command -v npm >/dev/null || hack/install-packages.sh clients)
+	cargo build -p kube-apiserver -p kube-controller-manager
+	KUBE_APISERVER=$(abspath $(TARGET))/debug/kube-apiserver \
+	  KUBE_CONTROLLER_MANAGER=$(abspath $(TARGET))/debug/kube-controller-manager \
+	  KUBECTL=$$(for v in $(CLIENT_KUBECTLS); do hack/kubectl.sh $$v $(abspath $(TOOLS)); done | paste -sd:) \
+	  $(if $(filter helm%,$(SUITES)),HELM=$$(hack/clients.sh helm $(abspath $(TOOLS)))) \
+	  $(if $(filter javascript,$(SUITES)),JAVASCRIPT=$$(hack/clients.sh javascript $(abspath $(TOOLS)))) \
+	  $$(hack/clients.sh python $(abspath $(TOOLS))) test/clients/run.py $(SUITES)
 
 .PHONY: images
 images: packages-test ## Test images as OCI archives
