@@ -7,19 +7,11 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 use clap::ArgAction;
-use component::flags::{GoDuration, StringMap, feature_gates};
+use component::flags::{GoDuration, StringMap, go_bool};
+use component::gates;
 use component::logs;
-use controlplane::{Config, FrontProxy, KubeletClient, Pem, ServingCertificate, StorageConfig};
-
-/// Feature gates known here, with upstream's defaults. All are locked to what this server does.
-const FEATURE_GATES: [(&str, bool); 6] = [
-    ("APIResponseCompression", true),
-    ("ConsistentListFromCache", true),
-    ("RetryGenerateName", true),
-    ("ServerSideApply", true),
-    ("ServerSideFieldValidation", true),
-    ("WatchList", true),
-];
+use component::tls::Offer;
+use controlplane::{Config, FrontProxy, KubeletClient, Pem, ServingCertificate, StorageConfig, StorageMediaType};
 
 /// A boolean flag as Go's flag package takes it.
 type Flag = bool;
@@ -46,9 +38,9 @@ pub(crate) struct Args {
     /// Storage backend; only etcd3.
     #[arg(long, default_value = "etcd3", value_parser = ["etcd3"])]
     storage_backend: String,
-    /// Media type of stored objects.
-    #[arg(long, default_value = "application/json", value_parser = ["application/json"])]
-    storage_media_type: String,
+    /// Media type of stored objects: application/json or application/vnd.kubernetes.protobuf. Either is read.
+    #[arg(long, default_value = "application/json", value_parser = media_type)]
+    storage_media_type: StorageMediaType,
     /// Directory of the embedded store, instead of etcd.
     #[arg(long, conflicts_with = "etcd_servers")]
     storage_dir: Option<PathBuf>,
@@ -71,6 +63,12 @@ pub(crate) struct Args {
     /// Key of the serving certificate.
     #[arg(long, requires = "tls_cert_file")]
     tls_private_key_file: Option<PathBuf>,
+    /// Lowest TLS version: VersionTLS12 or VersionTLS13.
+    #[arg(long, default_value = "")]
+    tls_min_version: String,
+    /// Cipher suites of TLS 1.2 that may be used, by their Go names.
+    #[arg(long, value_delimiter = ',')]
+    tls_cipher_suites: Vec<String>,
     /// Streams at once on an HTTP/2 connection.
     #[arg(long, default_value_t = 1000)]
     http2_max_streams_per_connection: u32,
@@ -130,6 +128,16 @@ pub(crate) struct Args {
     #[arg(long, value_delimiter = ',')]
     requestheader_extra_headers_prefix: Vec<String>,
 
+    /// Client certificate for servers behind APIServices and webhooks. It must fit its key; nothing asks for it yet.
+    #[arg(long, requires = "proxy_client_key_file")]
+    proxy_client_cert_file: Option<PathBuf>,
+    /// Key of the client certificate for servers behind APIServices and webhooks.
+    #[arg(long, requires = "proxy_client_cert_file")]
+    proxy_client_key_file: Option<PathBuf>,
+    /// Requests for services go to their endpoints, which they always do here.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = true, action = ArgAction::Set)]
+    enable_aggregator_routing: Flag,
+
     /// Authorizers in order: Node, RBAC, AlwaysAllow, AlwaysDeny.
     #[arg(long, value_delimiter = ',', default_value = "AlwaysAllow")]
     authorization_mode: Vec<String>,
@@ -139,6 +147,9 @@ pub(crate) struct Args {
     /// Admission plugins to disable.
     #[arg(long, value_delimiter = ',')]
     disable_admission_plugins: Vec<String>,
+    /// File with the configuration of admission plugins.
+    #[arg(long)]
+    admission_control_config_file: Option<PathBuf>,
     /// API versions to turn on or off.
     #[arg(long, default_value = "")]
     runtime_config: StringMap,
@@ -184,6 +195,12 @@ pub(crate) struct Args {
     /// Writes in flight.
     #[arg(long, default_value_t = 200)]
     max_mutating_requests_inflight: usize,
+    /// Objects of a collection that are deleted at once.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    delete_collection_workers: u16,
+    /// Profiling endpoints, which this server does not have.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, action = ArgAction::Set)]
+    profiling: Flag,
     /// How long events are kept.
     #[arg(long, default_value = "1h0m0s")]
     event_ttl: GoDuration,
@@ -193,6 +210,11 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     pub(crate) logs: logs::Options,
+}
+
+fn media_type(name: &str) -> Result<StorageMediaType, String> {
+    StorageMediaType::parse(name)
+        .ok_or_else(|| "must be application/json or application/vnd.kubernetes.protobuf".to_owned())
 }
 
 fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
@@ -209,6 +231,17 @@ fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
     }
 }
 
+/// Gates may be named in the state they have anyway.
+fn check_gates(given: &StringMap) -> anyhow::Result<()> {
+    for (gate, state) in &given.0 {
+        let Some(state) = go_bool(state) else {
+            bail!("invalid value of {gate}={state}, err: strconv.ParseBool: parsing {state:?}: invalid syntax");
+        };
+        gates::check([(gate.as_str(), state)])?;
+    }
+    Ok(())
+}
+
 fn pair(cert: Option<PathBuf>, key: Option<PathBuf>) -> Option<(Pem, Pem)> {
     Some((Pem::File(cert?), Pem::File(key?)))
 }
@@ -216,13 +249,14 @@ fn pair(cert: Option<PathBuf>, key: Option<PathBuf>) -> Option<(Pem, Pem)> {
 impl Args {
     /// The configuration, or what is wrong with the flags.
     pub(crate) fn into_config(self) -> anyhow::Result<Config> {
-        feature_gates(&self.feature_gates, &FEATURE_GATES)
-            .map_err(anyhow::Error::msg)
-            .and_then(|gates| match FEATURE_GATES.iter().find(|(name, on)| gates.get(*name) != Some(on)) {
-                Some((name, on)) => bail!("cannot set feature gate {name} to {}, it is locked to {on}", !on),
-                None => Ok(()),
-            })
-            .context("--feature-gates")?;
+        check_gates(&self.feature_gates).context("--feature-gates")?;
+        let offer = Offer::parse(&self.tls_min_version, &self.tls_cipher_suites).context("--tls-*")?;
+        if self.profiling {
+            bail!("--profiling is not supported: this server has no profiling endpoints");
+        }
+        if !self.enable_aggregator_routing {
+            tracing::debug!("APIServices are not proxied yet, so that there is no other routing than to endpoints");
+        }
         if !self.service_account_lookup {
             bail!("--service-account-lookup=false is not supported");
         }
@@ -260,11 +294,14 @@ impl Args {
         };
         Ok(Config {
             storage,
+            storage_media_type: self.storage_media_type,
             bind: SocketAddr::new(self.bind_address, self.secure_port),
             listeners: Vec::new(),
             advertise_address: self.advertise_address,
             external_host: self.external_hostname,
             certificate,
+            tls: offer,
+            proxy_client: pair(self.proxy_client_cert_file, self.proxy_client_key_file),
             client_ca: self.client_ca_file.map(Pem::File),
             token_file: self.token_auth_file,
             bootstrap_tokens: self.enable_bootstrap_token_auth,
@@ -280,6 +317,7 @@ impl Args {
             authorization_modes: self.authorization_mode,
             enable_admission: self.enable_admission_plugins,
             disable_admission: self.disable_admission_plugins,
+            admission_config: self.admission_control_config_file,
             runtime_config: self.runtime_config.0.into_iter().collect::<BTreeMap<_, _>>(),
             service_ranges: self.service_cluster_ip_range,
             node_ports: self.service_node_port_range,
@@ -293,6 +331,7 @@ impl Args {
             min_request_timeout: std::time::Duration::from_secs(self.min_request_timeout),
             reads_inflight: self.max_requests_inflight,
             writes_inflight: self.max_mutating_requests_inflight,
+            delete_collection_workers: self.delete_collection_workers.into(),
             event_ttl: self.event_ttl.0,
             compaction_interval: self.etcd_compaction_interval.0,
             shutdown_delay: self.shutdown_delay_duration.0,
@@ -321,11 +360,20 @@ mod tests {
             "--authorization-mode=Node,RBAC",
             "--service-node-port-range=30000-30100",
             "--request-timeout=30s",
+            "--delete-collection-workers=4",
+            "--enable-aggregator-routing=true",
+            "--feature-gates=WatchList=true,EventedPLEG=false",
+            "--tls-min-version=VersionTLS13",
+            "--profiling=false",
+            "--proxy-client-cert-file=/p.crt",
+            "--proxy-client-key-file=/p.key",
         ])
         .expect("flags");
         assert!(config.allow_privileged && !config.anonymous);
         assert_eq!(config.authorization_modes, ["Node", "RBAC"]);
         assert_eq!(config.node_ports, 30000..=30100);
+        assert_eq!(config.delete_collection_workers, 4);
+        assert!(config.proxy_client.is_some());
     }
 
     #[test]
@@ -337,6 +385,11 @@ mod tests {
             &["--storage-dir=/x", "--feature-gates=WatchList=false"],
             &["--storage-dir=/x", "--storage-media-type=application/cbor"],
             &["--storage-dir=/x", "--service-account-lookup=false"],
+            &["--storage-dir=/x", "--feature-gates=WatchList=perhaps"],
+            &["--storage-dir=/x", "--profiling"],
+            &["--storage-dir=/x", "--tls-min-version=VersionTLS9"],
+            &["--storage-dir=/x", "--delete-collection-workers=0"],
+            &["--storage-dir=/x", "--proxy-client-cert-file=/p.crt"],
             &["--storage-dir=/x", "--service-node-port-range=9-1"],
         ] {
             assert!(config(flags).is_err(), "{flags:?}");

@@ -14,5 +14,6 @@ mod resources;
 mod served;
 
 pub use catalog::{Catalog, DataError, Definition, Union, catalog, schema};
+pub use conversion::upgrade;
 pub use resources::{EVENT_TTL_SECONDS, Priority, priority, resources};
 pub use served::{RuntimeConfigError, ServedVersions};

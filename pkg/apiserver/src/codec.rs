@@ -7,7 +7,7 @@ use apimachinery::Value;
 use apimachinery::coerce::FieldValidation;
 use apimachinery::decode::{self, Expected};
 use apimachinery::descriptor::{ResourceDescriptor, Resources, ServedVersion};
-use apimachinery::meta::{GroupVersionKind, at, metadata_mut};
+use apimachinery::meta::{GroupVersion, GroupVersionKind, at, metadata_mut, str_at};
 use apimachinery::schema::{NodeId, Schema};
 use apimachinery::status::Status;
 use apimachinery::{default, managedfields, protobuf};
@@ -29,41 +29,129 @@ pub(crate) fn is_protobuf(bytes: &[u8]) -> bool {
     bytes.starts_with(PROTOBUF_MAGIC)
 }
 
-/// JSON of a value that upstream's server stored as protobuf.
+/// The form in which objects are stored (`--storage-media-type`). Values of either form are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StorageMediaType {
+    /// `application/json`, which is served as it is stored.
+    #[default]
+    Json,
+    /// `application/vnd.kubernetes.protobuf`, for those whose other servers expect it. Kinds without a protobuf form are
+    /// stored as JSON.
+    Protobuf,
+}
+
+impl StorageMediaType {
+    /// The media type of a name, `None` where it is not supported.
+    pub fn parse(name: &str) -> Option<Self> {
+        match name {
+            "application/json" => Some(Self::Json),
+            protobuf::MEDIA_TYPE => Some(Self::Protobuf),
+            _ => None,
+        }
+    }
+
+    /// What makes the stored form of canonical JSON, `None` where that is the form.
+    pub(crate) fn encode(self) -> Option<storage::objects::Encode> {
+        match self {
+            Self::Json => None,
+            Self::Protobuf => Some(json_to_protobuf),
+        }
+    }
+}
+
+/// The protobuf form of an object's JSON, the JSON where there is none.
+fn json_to_protobuf(json: &Bytes) -> Bytes {
+    let encode = || {
+        let object = apimachinery::json::parse(json).ok()?.value;
+        let catalog = apis::catalog();
+        let node = catalog.kind(&kind_of(&object)?)?.node;
+        if !protobuf::has_message(catalog.schema(), node) {
+            return None;
+        }
+        protobuf::encode_object(catalog.schema(), node, &object).ok()
+    };
+    encode().map_or_else(|| json.clone(), Bytes::from)
+}
+
+fn kind_of(object: &Value) -> Option<GroupVersionKind> {
+    let version = GroupVersion::parse(str_at(object, &["apiVersion"]))?;
+    Some(GroupVersionKind::new(version.group, version.version, str_at(object, &["kind"])))
+}
+
+/// JSON of a value that is stored as protobuf. It may be of any version, also one that is not served.
 pub(crate) fn stored_to_json(descriptor: &ResourceDescriptor, bytes: &[u8]) -> Result<Bytes, Status> {
     let broken =
         |why: String| Status::internal(format!("unable to decode a stored {}: {why}", descriptor.kind));
     let envelope = protobuf::unwrap(bytes).map_err(|e| broken(e.to_string()))?;
-    let gvk = &descriptor.storage.gvk;
-    let (schema, root) = stored_type(descriptor).ok_or_else(|| broken(format!("no schema of {gvk:?}")))?;
-    let mut object = protobuf::decode(schema, root, envelope.raw).map_err(|e| broken(e.to_string()))?;
-    if let Some(map) = object.as_object_mut() {
-        map.insert("kind".into(), envelope.kind.into());
-        map.insert("apiVersion".into(), envelope.api_version.into());
+    let version = GroupVersion::parse(&envelope.api_version)
+        .ok_or_else(|| broken(format!("unexpected GroupVersion string: {}", envelope.api_version)))?;
+    let gvk = GroupVersionKind::new(version.group, version.version, &envelope.kind);
+    let catalog = apis::catalog();
+    let node = catalog.kind(&gvk).map(|definition| definition.node).ok_or_else(|| {
+        broken(format!("no kind {:?} is registered for version {:?}", envelope.kind, envelope.api_version))
+    })?;
+    let mut object =
+        protobuf::decode_object(catalog.schema(), node, bytes).map_err(|e| broken(e.to_string()))?;
+    upgrade(descriptor, &gvk, &mut object);
+    // protobuf leaves out what some fields say by default
+    if let Some(version) = own_stored_version(descriptor) {
+        complete(descriptor, version, &mut object);
     }
-    default::normalise(schema, root, &mut object);
     Ok(canonical(&object).into())
 }
 
-/// The type of what is stored, which may be a kind of another group (events).
-fn stored_type(descriptor: &ResourceDescriptor) -> Option<(&Schema, NodeId)> {
-    let gvk = &descriptor.storage.gvk;
-    if gvk.group == descriptor.group
-        && let Some(version) = descriptor.version(&gvk.version).or(descriptor.versions.first())
-    {
-        return Some((&version.schema, version.root));
+/// The version that is stored, unless it is another group's.
+fn own_stored_version(descriptor: &ResourceDescriptor) -> Option<&ServedVersion> {
+    let stored = &descriptor.storage.gvk;
+    descriptor.version(&stored.version).filter(|_| stored.group == descriptor.group)
+}
+
+/// Makes an object that was stored in another version one of the version that is stored now.
+fn upgrade(descriptor: &ResourceDescriptor, from: &GroupVersionKind, object: &mut Value) {
+    if *from == descriptor.storage.gvk {
+        return;
     }
-    let catalog = apis::catalog();
-    catalog.kind(gvk).map(|definition| (&**catalog.schema(), definition.node))
+    if let Some(upgrade) = apis::upgrade(from) {
+        upgrade(object);
+    } else if from.group == descriptor.group
+        && let Some(version) = descriptor.version(&from.version)
+    {
+        version.to_storage(object);
+    }
+    if let Some(version) = own_stored_version(descriptor) {
+        default::apply_defaults(&version.schema, version.root, object);
+        default::normalise(&version.schema, version.root, object);
+    }
+}
+
+/// The JSON of a stored value in the version that is stored now; shares the bytes that are that already.
+pub(crate) fn stored_json(descriptor: &ResourceDescriptor, bytes: &Bytes) -> Result<Bytes, Status> {
+    if is_protobuf(bytes) {
+        return stored_to_json(descriptor, bytes);
+    }
+    if bytes.starts_with(canonical_head(&descriptor.storage.gvk).as_bytes()) {
+        return Ok(bytes.clone());
+    }
+    let mut object = parse_stored(descriptor, bytes)?;
+    match kind_of(&object).filter(|gvk| *gvk != descriptor.storage.gvk) {
+        Some(gvk) => {
+            upgrade(descriptor, &gvk, &mut object);
+            Ok(canonical(&object).into())
+        }
+        None => Ok(bytes.clone()),
+    }
+}
+
+fn parse_stored(descriptor: &ResourceDescriptor, json: &[u8]) -> Result<Value, Status> {
+    // as deep as bodies may be: serde_json stops at 128 levels
+    apimachinery::json::parse(json)
+        .map(|parsed| parsed.value)
+        .map_err(|e| Status::internal(format!("unable to decode a stored {}: {e}", descriptor.kind)))
 }
 
 /// The tree of a stored value.
 pub(crate) fn from_stored(descriptor: &ResourceDescriptor, bytes: &Bytes) -> Result<Value, Status> {
-    let json = if is_protobuf(bytes) { stored_to_json(descriptor, bytes)? } else { bytes.clone() };
-    // as deep as bodies may be: serde_json stops at 128 levels
-    apimachinery::json::parse(&json)
-        .map(|parsed| parsed.value)
-        .map_err(|e| Status::internal(format!("unable to decode a stored {}: {e}", descriptor.kind)))
+    parse_stored(descriptor, &stored_json(descriptor, bytes)?)
 }
 
 /// Whether a stored object's deletion has begun.
@@ -77,7 +165,18 @@ pub(crate) fn is_being_deleted(bytes: &[u8]) -> bool {
     struct Metadata {
         deletion_timestamp: Option<Box<RawValue>>,
     }
+    if is_protobuf(bytes) {
+        let json = protobuf_metadata(bytes).unwrap_or_default();
+        return at(&json, &["metadata", "deletionTimestamp"]).is_some();
+    }
     serde_json::from_slice::<Head>(bytes).is_ok_and(|h| h.metadata.deletion_timestamp.is_some())
+}
+
+/// The metadata of an object stored as protobuf: field 1 of every kind.
+fn protobuf_metadata(bytes: &[u8]) -> Option<Value> {
+    let catalog = apis::catalog();
+    let partial = catalog.definition("io.k8s.apimachinery.pkg.apis.meta.v1.PartialObjectMetadata")?;
+    protobuf::decode_object(catalog.schema(), partial.node, bytes).ok()
 }
 
 /// What every write stores: the object (in its stored version) normalised, as bytes.
@@ -273,5 +372,59 @@ mod tests {
         assert!(is_being_deleted(br#"{"metadata":{"deletionTimestamp":"t"},"x":1}"#));
         assert!(!is_being_deleted(br#"{"metadata":{"name":"a"}}"#));
         assert!(!is_being_deleted(b"k8s\0..."));
+    }
+
+    fn descriptor(group: &str, plural: &str) -> std::sync::Arc<ResourceDescriptor> {
+        let all = apis::resources(&apis::ServedVersions::default());
+        all.into_iter().find(|d| d.group == group && d.plural == plural).expect("a resource of the release")
+    }
+
+    #[test]
+    fn either_form_is_read_and_deletions_are_seen_in_both() {
+        let pod = json!({"kind": "Pod", "apiVersion": "v1",
+                         "metadata": {"name": "a", "deletionTimestamp": "2026-01-02T03:04:05Z"},
+                         "spec": {"containers": [{"name": "c", "resources": {}}]}, "status": {}});
+        let json: Bytes = canonical(&pod).into();
+        let encoded = json_to_protobuf(&json);
+        assert!(is_protobuf(&encoded) && is_being_deleted(&encoded));
+        let pods = descriptor("", "pods");
+        assert_eq!(stored_json(&pods, &encoded).expect("a pod"), json);
+        assert_eq!(stored_json(&pods, &json).expect("a pod").as_ptr(), json.as_ptr());
+        // what has no protobuf form is left as it is
+        let custom: Bytes = r#"{"kind":"Cactus","apiVersion":"example.com/v1"}"#.into();
+        assert_eq!(json_to_protobuf(&custom), custom);
+    }
+
+    #[test]
+    fn values_of_other_versions_become_the_one_stored_now() {
+        // an autoscaler as servers before autoscaling/v2 stored it
+        let scalers = descriptor("autoscaling", "horizontalpodautoscalers");
+        let old = json!({"kind": "HorizontalPodAutoscaler", "apiVersion": "autoscaling/v1", "metadata": {"name": "a"},
+            "spec": {"scaleTargetRef": {"kind": "Deployment", "name": "d"}, "maxReplicas": 3,
+                     "targetCPUUtilizationPercentage": 50}, "status": {"currentReplicas": 0, "desiredReplicas": 0}});
+        for stored in [canonical(&old).into(), json_to_protobuf(&canonical(&old).into())] {
+            let object = from_stored(&scalers, &stored).expect("an autoscaler");
+            assert_eq!(object["apiVersion"], "autoscaling/v2");
+            assert_eq!(object["spec"]["metrics"][0]["resource"]["target"]["averageUtilization"], 50);
+        }
+        // a definition as upstream stores it to this day
+        let definitions = descriptor("apiextensions.k8s.io", "customresourcedefinitions");
+        let old: Bytes = r#"{"kind":"CustomResourceDefinition","apiVersion":"apiextensions.k8s.io/v1beta1","metadata":{"name":"c"},"spec":{"group":"g","version":"v1","validation":{"openAPIV3Schema":{"type":"object"}}}}"#.into();
+        let object = from_stored(&definitions, &old).expect("a definition");
+        assert_eq!(object["apiVersion"], "apiextensions.k8s.io/v1");
+        assert_eq!(object["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["type"], "object");
+        // both resources of events read what either wrote
+        let event: Bytes = canonical(&json!({"kind": "Event", "apiVersion": "v1", "metadata": {"name": "e"},
+            "involvedObject": {"kind": "Pod"}, "message": "m", "source": {"component": "c"}}))
+        .into();
+        for group in ["", "events.k8s.io"] {
+            let read =
+                from_stored(&descriptor(group, "events"), &json_to_protobuf(&event)).expect("an event");
+            assert_eq!(
+                (&read["message"], &read["source"]["component"]),
+                (&json!("m"), &json!("c")),
+                "{group}"
+            );
+        }
     }
 }

@@ -10,6 +10,7 @@ pub mod query;
 pub mod requestinfo;
 pub mod server;
 pub mod store;
+mod text;
 
 mod body;
 mod codec;
@@ -25,6 +26,7 @@ mod paths;
 mod respond;
 mod router;
 
+pub use codec::StorageMediaType;
 pub use context::{RequestContext, Warnings};
 pub use extension::{Call, DeleteRequest, Mutation, SubresourceHandler, Write, WriteFinish, WriteHook};
 pub use handlers::websocket;

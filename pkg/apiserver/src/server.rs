@@ -17,6 +17,7 @@ use futures::future::BoxFuture;
 use storage::Storage;
 use storage::objects::ObjectStore;
 
+use crate::codec::StorageMediaType;
 use crate::context::RequestContext;
 use crate::core::caches::Caches;
 use crate::core::reader::CacheReader;
@@ -41,6 +42,8 @@ pub struct Limits {
     pub reads_inflight: usize,
     /// `--max-mutating-requests-inflight`, 0 for no limit.
     pub writes_inflight: usize,
+    /// `--delete-collection-workers`: objects of a collection that are deleted at once.
+    pub delete_collection_workers: usize,
 }
 
 impl Default for Limits {
@@ -50,6 +53,7 @@ impl Default for Limits {
             min_request_timeout: Duration::from_mins(30),
             reads_inflight: 400,
             writes_inflight: 200,
+            delete_collection_workers: 1,
         }
     }
 }
@@ -85,10 +89,19 @@ pub struct InProcess(pub Arc<UserInfo>);
 impl ResourceStore {
     /// A store of these resources. It serves reads at once; [`ServerBuilder`] adds what writes need.
     pub fn new(resources: Arc<Registry>, storage: Arc<dyn Storage>) -> Self {
+        Self::storing(resources, storage, StorageMediaType::Json)
+    }
+
+    /// A store that keeps objects in a form. It reads every form.
+    pub fn storing(resources: Arc<Registry>, storage: Arc<dyn Storage>, form: StorageMediaType) -> Self {
+        let objects = ObjectStore::new(Arc::clone(&storage));
         Self {
             core: Arc::new(Core {
                 resources,
-                objects: ObjectStore::new(Arc::clone(&storage)),
+                objects: match form.encode() {
+                    Some(encode) => objects.encoding(encode),
+                    None => objects,
+                },
                 caches: Caches::new(storage),
                 extensions: OnceLock::new(),
             }),

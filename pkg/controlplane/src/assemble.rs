@@ -265,7 +265,11 @@ pub(crate) fn tls(
         roots.extend(proxy.client_ca.read()?);
     }
     let roots = if roots.is_empty() { None } else { Some(component::tls::roots(&roots)?) };
-    let tls = component::tls::server_config(Arc::clone(&certificate), roots)?;
+    if let Some((cert, key)) = &config.proxy_client {
+        // nothing asks for it yet, but a pair that does not fit is found out at the start
+        component::tls::ServerCertificate::fixed(&cert.read()?, &key.read()?)?;
+    }
+    let tls = component::tls::server_config_offering(Arc::clone(&certificate), roots, &config.tls)?;
     Ok((tls, certificate))
 }
 

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use apiserver::StorageMediaType;
+
 /// PEM, in a file or at hand.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Pem {
@@ -94,6 +96,8 @@ pub struct KubeletClient {
 pub struct Config {
     /// Where objects are kept.
     pub storage: StorageConfig,
+    /// `--storage-media-type`: in which form.
+    pub storage_media_type: StorageMediaType,
     /// `--bind-address` and `--secure-port`; port 0 takes any.
     pub bind: SocketAddr,
     /// Listeners that are open already and serve beside [`Config::bind`]: the all-in-one opens one on the machine's
@@ -105,6 +109,10 @@ pub struct Config {
     pub external_host: Option<String>,
     /// `--tls-*`.
     pub certificate: ServingCertificate,
+    /// `--tls-min-version`, `--tls-cipher-suites`.
+    pub tls: component::tls::Offer,
+    /// `--proxy-client-cert-file`, `--proxy-client-key-file`: checked at start, for servers behind APIServices.
+    pub proxy_client: Option<(Pem, Pem)>,
     /// `--client-ca-file`.
     pub client_ca: Option<Pem>,
     /// `--token-auth-file`.
@@ -135,6 +143,8 @@ pub struct Config {
     pub enable_admission: Vec<String>,
     /// `--disable-admission-plugins`.
     pub disable_admission: Vec<String>,
+    /// `--admission-control-config-file`.
+    pub admission_config: Option<PathBuf>,
     /// `--runtime-config`.
     pub runtime_config: BTreeMap<String, String>,
     /// `--service-cluster-ip-range`, one or two ranges.
@@ -153,6 +163,8 @@ pub struct Config {
     pub reads_inflight: usize,
     /// `--max-mutating-requests-inflight`.
     pub writes_inflight: usize,
+    /// `--delete-collection-workers`.
+    pub delete_collection_workers: usize,
     /// `--event-ttl`.
     pub event_ttl: Duration,
     /// `--etcd-compaction-interval`; zero leaves compaction to others.
@@ -170,11 +182,14 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             storage: StorageConfig::Memory,
+            storage_media_type: StorageMediaType::default(),
             bind: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 6443)),
             listeners: Vec::new(),
             advertise_address: None,
             external_host: None,
             certificate: ServingCertificate::SelfSigned,
+            tls: component::tls::Offer::default(),
+            proxy_client: None,
             client_ca: None,
             token_file: None,
             bootstrap_tokens: false,
@@ -190,6 +205,7 @@ impl Default for Config {
             authorization_modes: vec!["Node".into(), "RBAC".into()],
             enable_admission: Vec::new(),
             disable_admission: Vec::new(),
+            admission_config: None,
             runtime_config: BTreeMap::new(),
             service_ranges: vec![ipnet::IpNet::new_assert(SERVICE_RANGE.into(), 24)],
             node_ports: 30000..=32767,
@@ -199,6 +215,7 @@ impl Default for Config {
             min_request_timeout: Duration::from_mins(30),
             reads_inflight: 400,
             writes_inflight: 200,
+            delete_collection_workers: 1,
             event_ttl: Duration::from_hours(1),
             compaction_interval: Duration::from_mins(5),
             shutdown_delay: Duration::ZERO,

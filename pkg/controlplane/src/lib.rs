@@ -12,6 +12,7 @@ mod issuer;
 mod maintenance;
 mod server;
 
+pub use apiserver::StorageMediaType;
 pub use assemble::Error;
 pub use config::{Config, FrontProxy, KubeletClient, Pem, ServingCertificate, StorageConfig};
 pub use inprocess::client as in_process_client;

@@ -49,7 +49,9 @@ impl ControlPlane {
             listener.local_addr().map_err(|source| Error::Listen { address: config.bind, source })?;
         let (tls, certificate) = assemble::tls(&config)?;
         let store = Store::open(&config.storage).await?;
-        let resources = ResourceStore::new(assemble::registry(&config)?, Arc::clone(&store.storage));
+        let registry = assemble::registry(&config)?;
+        let resources =
+            ResourceStore::storing(registry, Arc::clone(&store.storage), config.storage_media_type);
         let state = Arc::new(State::default());
         let services = assemble::services(&config, address.port())?;
         let connector = assemble::connector(&config, shutdown.clone())?;
@@ -238,6 +240,7 @@ fn build(
         min_request_timeout: config.min_request_timeout,
         reads_inflight: config.reads_inflight,
         writes_inflight: config.writes_inflight,
+        delete_collection_workers: config.delete_collection_workers,
     });
     if let (Some(issuer), false) = (config.service_account_issuers.first(), keys.verify.is_empty()) {
         let jwks_uri = config

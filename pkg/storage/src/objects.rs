@@ -81,17 +81,35 @@ pub enum WriteError {
     Storage(#[from] Error),
 }
 
+/// The form in which a value is stored, made of the one it is handed in.
+pub type Encode = fn(&Bytes) -> Bytes;
+
 /// Writes values under keys; shared by all resources of a server.
 #[derive(Clone)]
 pub struct ObjectStore {
     storage: Arc<dyn Storage>,
     leases: Arc<LeasePool>,
+    encode: Option<Encode>,
 }
 
 impl ObjectStore {
     /// Over an engine.
     pub fn new(storage: Arc<dyn Storage>) -> Self {
-        Self { leases: Arc::new(LeasePool::new(Arc::clone(&storage))), storage }
+        Self { leases: Arc::new(LeasePool::new(Arc::clone(&storage))), storage, encode: None }
+    }
+
+    /// Stores values in another form than they are handed in. What is read comes in whatever form it has, and values that
+    /// caches hand in may be in either.
+    #[must_use]
+    pub fn encoding(self, encode: Encode) -> Self {
+        Self { encode: Some(encode), ..self }
+    }
+
+    fn encoded(&self, value: Bytes) -> Bytes {
+        match self.encode {
+            Some(encode) => encode(&value),
+            None => value,
+        }
     }
 
     /// The engine.
@@ -112,7 +130,7 @@ impl ObjectStore {
         ttl_seconds: Option<i64>,
     ) -> Result<Revision, WriteError> {
         let compare = Compare { key: Arc::clone(&key), mod_revision: Revision(0) };
-        let response = self.put(compare, key, value, ttl_seconds).await?;
+        let response = self.put(compare, key, self.encoded(value), ttl_seconds).await?;
         match response.current.into_iter().next().flatten() {
             _ if response.succeeded => Ok(response.revision),
             Some(existing) => Err(WriteError::Exists(existing)),
@@ -197,18 +215,21 @@ impl Attempt {
     /// Sets the key if it is still [`Attempt::current`]. The same bytes are not written again: the outcome is then the
     /// revision they have, checked against the engine when the attempt came from a cache.
     pub async fn put(self, value: Bytes, ttl_seconds: Option<i64>) -> Result<Outcome, WriteError> {
-        if let Some(current) = self.current.as_ref().filter(|c| c.value == value) {
+        let encoded = self.store.encoded(value.clone());
+        let same = |current: &&KeyValue| current.value == encoded || (!self.fresh && current.value == value);
+        if let Some(current) = self.current.as_ref().filter(same) {
             let revision = current.mod_revision;
             if self.fresh {
                 return Ok(Outcome::Done(revision));
             }
             let fresh = self.refresh().await?;
             return match fresh.current() {
-                Some(now) if now.mod_revision == revision => Ok(Outcome::Done(revision)),
+                // what a cache has in the form handed in may be stored in another one still
+                Some(now) if now.mod_revision == revision && now.value == encoded => Ok(Outcome::Done(revision)),
                 _ => fresh.again().map(Outcome::Conflict),
             };
         }
-        let response = self.store.put(self.compare(), Arc::clone(&self.key), value, ttl_seconds).await?;
+        let response = self.store.put(self.compare(), Arc::clone(&self.key), encoded, ttl_seconds).await?;
         self.outcome(response)
     }
 
@@ -365,6 +386,28 @@ mod tests {
         assert_eq!(next.current().unwrap().value, "2");
         assert!(matches!(next.delete().await.unwrap(), Outcome::Done(Revision(3))));
         assert_eq!(store.get("/a").await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn values_are_stored_in_another_form() {
+        let store = store().encoding(|value| [b"x", &value[..]].concat().into());
+        let made = store.create("/a".into(), "1".into(), None).await.unwrap();
+        let held = store.get("/a").await.unwrap().unwrap();
+        assert_eq!(held.value, "x1");
+        // the same value is not written again, whichever form a cache has it in
+        for cached in [held.clone(), KeyValue { value: "1".into(), ..held.clone() }] {
+            let attempt = store.attempt_cached(cached);
+            assert!(matches!(attempt.put("1".into(), None).await.unwrap(), Outcome::Done(r) if r == made));
+        }
+        // unless it is stored in the old form
+        let plain = ObjectStore::new(Arc::clone(store.storage()));
+        plain.attempt("/a".into()).await.unwrap().put("1".into(), None).await.unwrap();
+        let cached = store.get("/a").await.unwrap().unwrap();
+        let Outcome::Conflict(next) = store.attempt_cached(cached).put("1".into(), None).await.unwrap() else {
+            panic!("a value in another form was left alone")
+        };
+        assert!(matches!(next.put("1".into(), None).await.unwrap(), Outcome::Done(Revision(3))));
+        assert_eq!(store.get("/a").await.unwrap().unwrap().value, "x1");
     }
 
     #[tokio::test]

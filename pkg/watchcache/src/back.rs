@@ -44,7 +44,9 @@ async fn extend(shared: &Shared, revision: Revision) -> Result<bool, StorageErro
             WatchMessage::Progress(reached) => reached,
             WatchMessage::Events(events) => {
                 let reached = events.last().map_or(revision, |event| event.kv.mod_revision);
-                events.into_iter().for_each(|event| read.take(event));
+                for event in events {
+                    read.take(event);
+                }
                 reached
             }
         };

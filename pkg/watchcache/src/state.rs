@@ -408,15 +408,17 @@ impl State {
     }
 }
 
-/// The objects whose keys start with `prefix`, from `start` on if it is given.
+/// The objects whose keys start with `prefix` (ASCII, as keys are), from `start` on if it is given.
 pub(crate) fn range<'o>(
     objects: &'o Objects,
     prefix: &'o str,
     start: Option<&str>,
 ) -> impl Iterator<Item = &'o Arc<StoredObject>> + use<'o> {
-    let from: Arc<str> = start.filter(|s| *s > prefix).unwrap_or(prefix).into();
-    objects
-        .range((Bound::Included(from), Bound::Unbounded))
-        .map(|(_, object)| object)
-        .take_while(move |object| object.key().starts_with(prefix))
+    let from = start.filter(|s| *s > prefix).unwrap_or(prefix);
+    let end = storage::prefix_end(prefix);
+    // a start beyond the end is no range to the map
+    let most = if end.is_empty() || from < end.as_str() { usize::MAX } else { 0 };
+    let from = if most == 0 { prefix } else { from };
+    let end = if end.is_empty() { Bound::Unbounded } else { Bound::Excluded(end.as_str()) };
+    objects.range::<_, str>((Bound::Included(from), end)).take(most).map(|(_, object)| object)
 }

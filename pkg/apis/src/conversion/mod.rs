@@ -3,6 +3,7 @@
 //! Most pairs differ in nothing but `apiVersion`; the others have a module.
 
 pub(crate) mod autoscaling;
+mod crd;
 mod events;
 mod resource;
 
@@ -51,6 +52,12 @@ pub(crate) fn between(served: &GroupVersionKind, stored: &GroupVersionKind) -> O
             "storage.k8s.io/v1beta1" <-> "storage.k8s.io/v1",
         ),
     }
+}
+
+/// How a stored object of a version that is served no more becomes one of the version that is stored now.
+pub fn upgrade(stored: &GroupVersionKind) -> Option<fn(&mut Value)> {
+    let crd = GroupVersionKind::new("apiextensions.k8s.io", "v1beta1", "CustomResourceDefinition");
+    (*stored == crd).then_some(crd::upgrade as fn(&mut Value))
 }
 
 /// Moves fields of a map to new names.

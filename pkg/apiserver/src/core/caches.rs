@@ -145,11 +145,7 @@ struct StoredCodec {
 
 impl Codec for StoredCodec {
     fn decode(&self, _key: &str, value: &Bytes) -> Result<Decoded, DecodeError> {
-        if !crate::codec::is_protobuf(value) {
-            return self.json.decode_json(value);
-        }
-        let json =
-            crate::codec::stored_to_json(&self.descriptor, value).map_err(|e| DecodeError(e.message))?;
+        let json = crate::codec::stored_json(&self.descriptor, value).map_err(|e| DecodeError(e.message))?;
         self.json.decode_json(&json)
     }
 }

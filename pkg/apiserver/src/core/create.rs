@@ -8,6 +8,7 @@ use storage::objects::WriteError;
 
 use super::admit::{Admit, Phase};
 use super::manage::Manage;
+use super::update::Written;
 use super::{Core, Target, caches, metadata, set_resource_version, write_failure};
 use crate::context::RequestContext;
 use crate::extension::{Nothing, Write, WriteFinish};
@@ -56,7 +57,7 @@ impl Core {
         place: &Place<'_>,
         mut object: Value,
         params: &WriteParams,
-    ) -> Result<Value, Status> {
+    ) -> Result<Written, Status> {
         metadata::match_namespace(&mut object, place.namespace, place.descriptor.namespaced)?;
         if let Some(name) = &params.url_name {
             metadata::match_name(&object, name, place.namespace)?;
@@ -74,7 +75,7 @@ impl Core {
             let before = object.pointer("/metadata/managedFields").cloned();
             let admit = admission_of(place, Operation::Create, namespace, &name, "", params);
             self.admit(&admit, Phase::Mutate, Some(&mut object), None).await?;
-            apimachinery::managedfields::restore_if_invalid(before.as_ref(), &mut object);
+            warnings.extend(super::restore_managed_fields(before.as_ref(), &mut object));
             warnings.extend(metadata::dedup_owners(&mut object, true));
         }
         let base = str_at(&object, &["metadata", "generateName"]).to_owned();
@@ -108,7 +109,7 @@ impl Core {
         place: &Place<'_>,
         mut object: Value,
         params: &WriteParams,
-    ) -> Result<Result<Value, Status>, Status> {
+    ) -> Result<Result<Written, Status>, Status> {
         if !matches!(str_at(&object, &["metadata", "resourceVersion"]), "" | "0") {
             return Err(Status::new(
                 500,
@@ -140,7 +141,7 @@ impl Core {
         place: &Place<'_>,
         mut object: Value,
         params: &WriteParams,
-    ) -> Result<Result<Value, Status>, Status> {
+    ) -> Result<Result<Written, Status>, Status> {
         if params.rules {
             apply_create_rules(place, &mut object)?;
         }
@@ -159,20 +160,24 @@ impl Core {
             }
             status
         };
+        let mut stored = None;
         if params.dry_run {
             let existing = self.objects.get(&key).await.map_err(watchcache::Error::from)?;
             if let Some(existing) = existing {
                 return Ok(Err(taken(&existing)));
             }
         } else {
-            match self.objects.create(key, bytes, place.descriptor.storage.ttl_seconds).await {
-                Ok(revision) => set_resource_version(&mut object, revision),
+            match self.objects.create(key, bytes.clone(), place.descriptor.storage.ttl_seconds).await {
+                Ok(revision) => {
+                    set_resource_version(&mut object, revision);
+                    stored = Some((bytes, revision));
+                }
                 Err(WriteError::Exists(existing)) => return Ok(Err(taken(&existing))),
                 Err(error) => return Err(write_failure(error, &place.group_resource(), &name)),
             }
         }
         place.served().from_storage(&mut object);
-        Ok(Ok(object))
+        Ok(Ok(Written { object, created: true, stored }))
     }
 
     /// The validating phase on objects in their stored version.

@@ -69,12 +69,16 @@ impl Core {
         params: &WriteParams,
     ) -> Result<(), Status> {
         let place = &subject.place;
-        let mut served = object.clone();
-        place.served().from_storage(&mut served);
+        let mut converted = None;
+        if place.served().conversion.is_some() {
+            let served = converted.insert(object.clone());
+            place.served().from_storage(served);
+        }
+        let served = converted.as_ref().unwrap_or(object);
         let namespace = if is_namespace(place.target) { subject.name } else { place.namespace };
         let admit = admission_of(place, Operation::Delete, namespace, subject.name, "", params);
-        self.admit(&admit, Phase::Mutate, None, Some(&served)).await?;
-        self.admit(&admit, Phase::Validate, None, Some(&served)).await
+        self.admit(&admit, Phase::Mutate, None, Some(served)).await?;
+        self.admit(&admit, Phase::Validate, None, Some(served)).await
     }
 
     /// One attempt; the inner error is the attempt that comes after a conflict.

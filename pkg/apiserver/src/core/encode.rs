@@ -16,10 +16,8 @@ use crate::codec;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kept {
     Json = 0,
-    PartialV1 = 1,
-    PartialV1beta1 = 2,
-    Message = 3,
-    PartialMessage = 4,
+    Message = 1,
+    PartialMessage = 2,
 }
 
 /// Numbers of representations below this are one version's.
@@ -73,16 +71,7 @@ impl Encoder<'_> {
     /// Appends the object's JSON as an item of a list: without `kind` and `apiVersion`.
     pub(crate) fn write_item(&self, object: &StoredObject, out: &mut Vec<u8>) -> Result<(), Status> {
         if self.stored {
-            let (first, version, last) = object.json_pieces();
-            match first.strip_prefix(self.head.as_bytes()) {
-                Some(rest) => {
-                    out.push(b'{');
-                    out.extend_from_slice(rest);
-                }
-                None => out.extend_from_slice(&first),
-            }
-            out.extend_from_slice(version.as_bytes());
-            out.extend_from_slice(&last);
+            object.write_json_after(self.head.as_bytes(), out);
             return Ok(());
         }
         let json = self.converted(object)?;
@@ -132,20 +121,22 @@ impl Encoder<'_> {
     /// The message of the object's `PartialObjectMetadata`, which is the same in all its versions.
     pub(crate) fn partial_message(&self, object: &StoredObject) -> Result<Bytes, Status> {
         object.representation(id(self.target, Kept::PartialMessage), |object| {
-            let value = object.to_value().map_err(undecodable)?;
+            let mut json = Vec::new();
+            write_partial(object, "v1", &mut json);
+            let value: Value = serde_json::from_slice(&json).map_err(undecodable)?;
             let (schema, root) = meta_type("PartialObjectMetadata")?;
-            protobuf::encode(schema, root, &partial_of(&value, "v1")).map(Bytes::from).map_err(undecodable)
+            protobuf::encode(schema, root, &value).map(Bytes::from).map_err(undecodable)
         })
     }
+}
 
-    /// JSON of the object's `PartialObjectMetadata` in a version of `meta.k8s.io`.
-    pub(crate) fn partial(&self, object: &StoredObject, version: &'static str) -> Result<Bytes, Status> {
-        let kept = if version == "v1" { Kept::PartialV1 } else { Kept::PartialV1beta1 };
-        object.representation(id(self.target, kept), |object| {
-            let value = object.to_value().map_err(undecodable)?;
-            Ok(Bytes::from(codec::canonical(&partial_of(&value, version))))
-        })
-    }
+/// Appends the JSON of an object's `PartialObjectMetadata` in a version of `meta.k8s.io`.
+pub(crate) fn write_partial(object: &StoredObject, version: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(br#"{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/"#);
+    out.extend_from_slice(version.as_bytes());
+    out.extend_from_slice(br#"","metadata":"#);
+    object.write_metadata(out);
+    out.push(b'}');
 }
 
 /// A type of `meta/v1` that every group shares.

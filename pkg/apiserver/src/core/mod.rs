@@ -142,3 +142,12 @@ pub(crate) fn write_failure(error: WriteError, resource: &GroupResource, name: &
         WriteError::Storage(error) => Status::from(watchcache::Error::Storage(error)),
     }
 }
+
+/// Puts back the managed fields from before mutating admission when what is there now cannot be read. Most often nothing
+/// has touched them, which is cheaper to see than to read them. Answers the warning to send then.
+pub(crate) fn restore_managed_fields(before: Option<&Value>, object: &mut Value) -> Option<String> {
+    if object.pointer("/metadata/managedFields") == before {
+        return None;
+    }
+    apimachinery::managedfields::restore_if_invalid(before, object)
+}

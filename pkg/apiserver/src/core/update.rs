@@ -6,6 +6,8 @@ use admission::Operation;
 use apimachinery::Value;
 use apimachinery::meta::{at, metadata_mut, resource_version, uid};
 use apimachinery::status::{FieldError, Status};
+use apimachinery::strategy::Resets;
+use bytes::Bytes;
 use storage::objects::{Attempt, Outcome};
 use storage::{KeyValue, Revision};
 use watchcache::ReadVersion;
@@ -44,6 +46,8 @@ pub(crate) struct Written {
     pub(crate) object: Value,
     /// It did not exist before.
     pub(crate) created: bool,
+    /// What the store has for it now, at which revision; `None` when it has nothing (a dry run, a removal).
+    pub(crate) stored: Option<(Bytes, Revision)>,
 }
 
 /// The name of what is changed.
@@ -160,8 +164,7 @@ impl Core {
             url_name: Some(subject.name.to_owned()),
             ..params.clone()
         };
-        let object = self.create(place, object, &create).await?;
-        Ok(Written { object, created: true })
+        self.create(place, object, &create).await
     }
 
     async fn step(
@@ -213,7 +216,7 @@ impl Core {
             let admit =
                 admission_of(place, Operation::Update, namespace, subject.name, subject.subresource, params);
             self.admit(&admit, Phase::Mutate, Some(&mut new), Some(current.served())).await?;
-            apimachinery::managedfields::restore_if_invalid(before.as_ref(), &mut new);
+            warnings.extend(super::restore_managed_fields(before.as_ref(), &mut new));
             warnings.extend(metadata::dedup_owners(&mut new, true));
         }
         check_version(subject, current, &mut new)?;
@@ -247,7 +250,7 @@ impl Core {
             },
             None => Box::new(Nothing),
         };
-        let (outcome, removed) = match self.judged(subject, params, &current, &mut new).await {
+        let (outcome, stored) = match self.judged(subject, params, &current, &mut new).await {
             Err(refused) => {
                 finish.finish(false).await;
                 return if attempt.is_fresh() { Err(refused) } else { Ok(Step::Stale(attempt, refused)) };
@@ -259,11 +262,12 @@ impl Core {
             Outcome::Conflict(next) => Ok(Step::Conflict(next)),
             Outcome::Done(revision) => {
                 set_resource_version(&mut new, revision);
-                if let (Some(hook), true) = (&hook, removed && !params.dry_run) {
+                if let (Some(hook), true) = (&hook, stored.is_none() && !params.dry_run) {
                     hook.after_delete(&write, &new).await;
                 }
                 place.served().from_storage(&mut new);
-                Ok(Step::Done(Written { object: new, created: false }))
+                let stored = stored.filter(|_| !params.dry_run).map(|bytes| (bytes, revision));
+                Ok(Step::Done(Written { object: new, created: false, stored }))
             }
         }
     }
@@ -289,8 +293,8 @@ impl Core {
         Ok(())
     }
 
-    /// Writes the new object, or removes it when this update took away the last thing its deletion waited for. The
-    /// flag says that it was removed.
+    /// Writes the new object, or removes it when this update took away the last thing its deletion waited for. Answers
+    /// what was written, nothing when it was removed.
     async fn put(
         &self,
         subject: &Subject<'_>,
@@ -298,20 +302,19 @@ impl Core {
         attempt: Attempt,
         current: &Current,
         new: &mut Value,
-    ) -> Result<(Outcome, bool), Status> {
+    ) -> Result<(Outcome, Option<Bytes>), Status> {
         let place = &subject.place;
         let removed = is_finished(place, new, &current.stored);
         let bytes = crate::codec::to_stored_keeping_times(place.target, new, &current.stored);
         let failed = |error| write_failure(error, &place.group_resource(), subject.name);
         if params.dry_run {
-            return Ok((Outcome::Done(current.revision), removed));
+            return Ok((Outcome::Done(current.revision), Some(bytes).filter(|_| !removed)));
         }
-        let outcome = if removed {
-            attempt.delete().await.map_err(failed)?
-        } else {
-            attempt.put(bytes, place.descriptor.storage.ttl_seconds).await.map_err(failed)?
-        };
-        Ok((outcome, removed))
+        if removed {
+            return Ok((attempt.delete().await.map_err(failed)?, None));
+        }
+        let ttl = place.descriptor.storage.ttl_seconds;
+        Ok((attempt.put(bytes.clone(), ttl).await.map_err(failed)?, Some(bytes)))
     }
 }
 
@@ -366,12 +369,11 @@ fn apply_update_rules(subject: &Subject<'_>, new: &mut Value, old: &Value) -> Re
     let strategy = &place.descriptor.strategy;
     let write = place.context.write_context(subject.subresource);
     metadata::prepare_update(new, old);
-    if strategy.has_status() {
-        match subject.subresource {
-            "" => keep_status(new, old),
-            "status" => keep_all_but_status(new, old),
-            _ => {}
-        }
+    match (subject.subresource, strategy.resets(subject.subresource)) {
+        ("", _) if strategy.has_status() => keep_status(new, old),
+        ("status", Resets::Except(paths)) if strategy.has_status() => keep_all_but_status(new, old, paths),
+        (_, Resets::Only(_)) => keep_metadata(new, old, &["metadata"]),
+        _ => {}
     }
     strategy.prepare_for_update(&write, new, old);
     if strategy.has_generation()
@@ -399,19 +401,31 @@ fn keep_status(new: &mut Value, old: &Value) {
     };
 }
 
-/// A status update changes the status and metadata that is no specification.
-fn keep_all_but_status(new: &mut Value, old: &Value) {
-    let (Some(changed), Some(before)) = (new.as_object_mut(), old.as_object()) else { return };
-    let (status, mut metadata) = (changed.remove("status"), changed.remove("metadata"));
-    let mut kept = before.clone();
-    if let (Some(new), Some(old)) =
-        (metadata.as_mut().and_then(Value::as_object_mut), before.get("metadata").and_then(Value::as_object))
-    {
-        match old.get("ownerReferences") {
-            Some(owners) => new.insert("ownerReferences".into(), owners.clone()),
-            None => new.remove("ownerReferences"),
+/// What is kept where an endpoint resets `metadata` as a whole (`metav1.ResetObjectMetaForStatus`).
+const RESET_METADATA: [&str; 5] =
+    ["labels", "annotations", "finalizers", "ownerReferences", "deletionTimestamp"];
+
+/// Keeps the old metadata that the paths name.
+fn keep_metadata(new: &mut Value, old: &Value, paths: &[&str]) {
+    let (Some(new), Some(old)) = (metadata_mut(new), old.get("metadata").and_then(Value::as_object)) else {
+        return;
+    };
+    let whole = if paths.contains(&"metadata") { &RESET_METADATA[..] } else { &[] };
+    let single = paths.iter().filter_map(|path| path.strip_prefix("metadata."));
+    for field in whole.iter().copied().chain(single) {
+        match old.get(field) {
+            Some(value) => new.insert(field.into(), value.clone()),
+            None => new.remove(field),
         };
     }
+}
+
+/// A status update changes the status, and metadata but for what the paths name.
+fn keep_all_but_status(new: &mut Value, old: &Value, paths: &[&str]) {
+    keep_metadata(new, old, paths);
+    let (Some(changed), Some(before)) = (new.as_object_mut(), old.as_object()) else { return };
+    let (status, metadata) = (changed.remove("status"), changed.remove("metadata"));
+    let mut kept = before.clone();
     for (key, value) in [("status", status), ("metadata", metadata)] {
         match value {
             Some(value) => kept.insert(key.into(), value),

@@ -82,7 +82,8 @@ impl Core {
             map.insert("kind".into(), gvk.kind.into());
         }
         crate::codec::complete(&target.descriptor, target.served(), &mut object);
-        self.create(&Place { context, target: &target, namespace }, object, &params(options)).await
+        let place = Place { context, target: &target, namespace };
+        self.create(&place, object, &params(options)).await.map(|written| written.object)
     }
 
     #[allow(clippy::too_many_arguments, reason = "a name has three parts")]

@@ -2,7 +2,6 @@
 
 use apimachinery::status::Status;
 use component::http::Response;
-use http::StatusCode;
 
 use super::Exchange;
 use crate::options;
@@ -12,5 +11,5 @@ pub(crate) async fn handle(exchange: Exchange) -> Result<Response, Status> {
     let options = options::write(&exchange.context, "CreateOptions")?;
     let object = exchange.decode(options.validation)?;
     let created = exchange.core().create(&exchange.place(), object, &options.params).await?;
-    exchange.respond(StatusCode::CREATED, created, &media)
+    exchange.respond_written(created, &media)
 }

@@ -8,8 +8,8 @@ use serde_json::json;
 use watchcache::ReadVersion;
 
 use super::{Exchange, not_a_list, table};
-use crate::core::encode::Encoder;
-use crate::negotiate::{Format, View};
+use crate::core::encode::{Encoder, write_partial};
+use crate::negotiate::{Format, MediaType, View};
 use crate::options;
 use crate::respond;
 
@@ -44,16 +44,28 @@ pub(crate) async fn handle(exchange: Exchange) -> Result<Response, Status> {
             Ok(respond::object(StatusCode::OK, &value, Some((&served.schema, served.root)), &media))
         }
         View::Partial(version) => {
-            let value = crate::core::encode::partial_of(&encoder.value(&object)?, version);
-            Ok(respond::object(StatusCode::OK, &value, None, &media))
+            let mut out = Vec::with_capacity(object.json_len() / 2);
+            write_partial(&object, version, &mut out);
+            shown(&media, out)
         }
         View::Table(version) => {
             let rows = table::Rows::new(target, &exchange.context)?;
             let metadata = json!({"resourceVersion": object.revision().to_string()});
-            let row = rows.stored_row(&encoder, &object)?;
-            let shown = table::table(target, version, metadata, vec![row], true);
-            Ok(respond::object(StatusCode::OK, &shown, None, &media))
+            let mut out = table::head(target, version, &metadata, true);
+            rows.write(&encoder, &object, &mut out)?;
+            out.extend_from_slice(b"]}");
+            shown(&media, out)
         }
         View::PartialList(_) => Err(not_a_list()),
     }
+}
+
+/// A view given as JSON, in the negotiated format.
+fn shown(media: &MediaType, mut json: Vec<u8>) -> Result<Response, Status> {
+    if media.format == Format::Json && !media.pretty {
+        json.push(b'\n');
+        return Ok(respond::bytes(StatusCode::OK, Format::Json.media_type(), json));
+    }
+    let value = apimachinery::json::parse(&json).map_err(|e| Status::internal(e.to_string()))?.value;
+    Ok(respond::object(StatusCode::OK, &value, None, media))
 }

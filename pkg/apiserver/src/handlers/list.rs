@@ -17,7 +17,7 @@ use watchcache::{ListOptions, ListPage, ReadVersion, StoredObject};
 
 use super::{Exchange, select, table};
 use crate::core::Target;
-use crate::core::encode::{Encoder, meta_type};
+use crate::core::encode::{Encoder, meta_type, write_partial};
 use crate::negotiate::{Format, MediaType, View};
 use crate::options::{self, ReadOptions, VersionMatch};
 use crate::respond;
@@ -41,11 +41,8 @@ pub(crate) async fn handle(exchange: Exchange) -> Result<Response, Status> {
         }
         View::Table(version) => {
             let rows = table::Rows::new(target, &exchange.context)?;
-            let encoder = Encoder::new(target);
-            let made: Vec<Value> =
-                page.items.iter().map(|o| rows.stored_row(&encoder, o)).collect::<Result<_, _>>()?;
-            let shown = table::table(target, version, list_metadata(&page), made, true);
-            Ok(respond::object(StatusCode::OK, &shown, None, &media))
+            let kind = ("Table".to_owned(), format!("meta.k8s.io/{version}"));
+            write(&exchange, page, &kind, Items::Rows(version, Box::new(rows)), &media)
         }
         View::Partial(_) => Err(Status::new(
             406,
@@ -101,10 +98,11 @@ fn list_metadata(page: &ListPage) -> Value {
     metadata
 }
 
-#[derive(Debug, Clone, Copy)]
+/// What a list shows of its objects; views are in a version of `meta.k8s.io`.
 enum Items {
     Objects,
     Partial(&'static str),
+    Rows(&'static str, Box<table::Rows>),
 }
 
 /// Writes a list in the negotiated format; compact JSON is streamed.
@@ -116,8 +114,13 @@ fn write(
     media: &MediaType,
 ) -> Result<Response, Status> {
     let metadata = list_metadata(&page);
-    let head =
-        format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{metadata},\"items\":[");
+    let head = match shown {
+        Items::Rows(version, _) => table::head(&exchange.target, version, &metadata, true),
+        _ => format!(
+            "{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{metadata},\"items\":["
+        )
+        .into_bytes(),
+    };
     let body = ListBody {
         target: exchange.target.clone(),
         shown,
@@ -149,7 +152,8 @@ fn messages(
 ) -> Result<Option<Response>, Status> {
     let encoder = Encoder::new(&body.target);
     let served = exchange.target.served();
-    let list = match body.shown {
+    let list = match &body.shown {
+        Items::Rows(..) => None,
         Items::Partial(_) => Some(meta_type("PartialObjectMetadataList")?),
         Items::Objects if !encoder.has_message() => None,
         Items::Objects => {
@@ -160,26 +164,51 @@ fn messages(
         }
     };
     let Some((schema, root)) = list else { return Ok(None) };
-    let mut pieces = Vec::with_capacity(body.items.len() * 2 + 1);
+    let mut items = Vec::with_capacity(body.items.len());
     let mut items_len = 0;
     for object in body.items.as_slice() {
-        let message = match body.shown {
-            Items::Objects => encoder.message(object)?,
+        let message = match &body.shown {
             Items::Partial(_) => encoder.partial_message(object)?,
+            _ => encoder.message(object)?,
         };
-        let prefix = Bytes::from(protobuf::list_item_prefix(message.len()));
-        items_len += prefix.len() + message.len();
-        pieces.push(prefix);
-        pieces.push(message);
+        items_len += protobuf::list_item_prefix(message.len()).len() + message.len();
+        items.push(message);
     }
     let head = protobuf::list_prefix(schema, root, api_version, kind, &body.metadata, items_len)
         .map_err(Status::internal)?;
-    pieces.insert(0, head.into());
-    let frames = futures::stream::iter(pieces.into_iter().map(|b| Ok::<_, BoxError>(Frame::data(b))));
-    let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
-    let media_type = HeaderValue::from_static(Format::Protobuf.media_type());
-    response.headers_mut().insert(header::CONTENT_TYPE, media_type);
+    let mut chunks = MessageChunks { head: Some(head), items: items.into_iter() };
+    let first = chunks.next().unwrap_or_default();
+    let media_type = Format::Protobuf.media_type();
+    if chunks.items.as_slice().is_empty() {
+        return Ok(Some(respond::bytes(StatusCode::OK, media_type, first)));
+    }
+    let frames =
+        std::iter::once(first).chain(chunks).map(|chunk| Ok::<_, BoxError>(Frame::data(chunk.into())));
+    let mut response = Response::new(StreamBody::new(futures::stream::iter(frames)).boxed_unsync());
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
     Ok(Some(response))
+}
+
+/// A list of messages in pieces of about [`CHUNK_BYTES`].
+struct MessageChunks {
+    head: Option<Vec<u8>>,
+    items: std::vec::IntoIter<Bytes>,
+}
+
+impl Iterator for MessageChunks {
+    type Item = Vec<u8>;
+
+    fn next(&mut self) -> Option<Vec<u8>> {
+        let mut out = Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 4);
+        out.extend(self.head.take().unwrap_or_default());
+        while out.len() < CHUNK_BYTES
+            && let Some(message) = self.items.next()
+        {
+            out.extend(protobuf::list_item_prefix(message.len()));
+            out.extend_from_slice(&message);
+        }
+        (!out.is_empty()).then_some(out)
+    }
 }
 
 fn stream(mut body: ListBody) -> Result<Response, Status> {
@@ -196,7 +225,7 @@ fn stream(mut body: ListBody) -> Result<Response, Status> {
 struct ListBody {
     target: Target,
     shown: Items,
-    head: Option<String>,
+    head: Option<Vec<u8>>,
     metadata: Value,
     items: std::vec::IntoIter<Arc<StoredObject>>,
     first: bool,
@@ -210,7 +239,7 @@ impl ListBody {
             return Ok(None);
         }
         let mut out = Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 4);
-        out.extend_from_slice(self.head.take().unwrap_or_default().as_bytes());
+        out.extend_from_slice(&self.head.take().unwrap_or_default());
         let encoder = Encoder::new(&self.target);
         while out.len() < CHUNK_BYTES {
             let Some(object) = self.items.next() else {
@@ -221,9 +250,10 @@ impl ListBody {
             if !std::mem::take(&mut self.first) {
                 out.push(b',');
             }
-            match self.shown {
+            match &self.shown {
                 Items::Objects => encoder.write_item(&object, &mut out)?,
-                Items::Partial(version) => out.extend_from_slice(&encoder.partial(&object, version)?),
+                Items::Partial(version) => write_partial(&object, version, &mut out),
+                Items::Rows(_, rows) => rows.write(&encoder, &object, &mut out)?,
             }
         }
         Ok(Some(out))

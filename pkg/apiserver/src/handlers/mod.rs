@@ -27,6 +27,7 @@ use crate::body;
 use crate::codec::{self, Reader};
 use crate::context::RequestContext;
 use crate::core::create::Place;
+use crate::core::update::Written;
 use crate::core::{Core, Target};
 use crate::negotiate::{Format, MediaType, View};
 use crate::respond;
@@ -89,6 +90,22 @@ impl Exchange {
     /// The negotiated media type of an answer with an object.
     pub(crate) fn media(&self) -> Result<MediaType, Status> {
         crate::negotiate::resource(&self.parts.headers, &self.context.query)
+    }
+
+    /// Answers with what a write has made. Where the client wants what is stored, the stored bytes are the answer.
+    pub(crate) fn respond_written(&self, written: Written, media: &MediaType) -> Result<Response, Status> {
+        let code = if written.created { StatusCode::CREATED } else { StatusCode::OK };
+        let is_stored_version = self.target.served().conversion.is_none()
+            && self.target.gvk() == self.target.descriptor.storage.gvk;
+        let plain = media.view == View::Object && media.format == Format::Json && !media.pretty;
+        match written.stored {
+            Some((bytes, revision)) if plain && is_stored_version => {
+                let mut text = watchcache::with_version(&bytes, revision).map_err(Status::internal)?;
+                text.push(b'\n');
+                Ok(respond::bytes(code, Format::Json.media_type(), text))
+            }
+            _ => self.respond(code, written.object, media),
+        }
     }
 
     /// Answers with an object of the resource, as it is after a write.

@@ -7,7 +7,7 @@ use apimachinery::patch::{Patch, PatchType};
 use apimachinery::status::{FieldError, Status};
 use apimachinery::strict::strict_errors;
 use component::http::Response;
-use http::{StatusCode, header};
+use http::header;
 
 use super::Exchange;
 use crate::codec;
@@ -55,8 +55,7 @@ pub(crate) async fn handle(exchange: Exchange) -> Result<Response, Status> {
         subresource: &exchange.context.info.subresource,
     };
     let written = exchange.core().update(&subject, &*change, &options.params).await?;
-    let code = if written.created { StatusCode::CREATED } else { StatusCode::OK };
-    exchange.respond(code, written.object, &media)
+    exchange.respond_written(written, &media)
 }
 
 /// A patch and the texts of what strict decoding finds in it: repeated fields, unknown members of operations.

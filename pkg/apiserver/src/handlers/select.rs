@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use apimachinery::selectors::labels::Operator;
 use apimachinery::selectors::{FieldSelector, LabelSelector, LabelSet};
 use apimachinery::status::Status;
 use watchcache::{Filter, Interest, Labels, StoredObject};
@@ -67,11 +68,26 @@ pub(crate) fn compile(
     let filter: Option<Filter> = if rest.is_empty() && labels.is_everything() {
         None
     } else {
+        let bits = required_bits(&labels);
         Some(Arc::new(move |object: &StoredObject| {
-            labels.matches(&Of(object.labels())) && rest.iter().all(|term| holds(object, term))
+            object.label_bits() & bits == bits
+                && labels.matches(&Of(object.labels()))
+                && rest.iter().all(|term| holds(object, term))
         }))
     };
     Ok(Selection { name, filter, interest })
+}
+
+/// Bits that every object has which the selector matches.
+fn required_bits(selector: &LabelSelector) -> u64 {
+    let requirements = selector.requirements().iter().filter_map(|requirement| {
+        let one_value =
+            matches!(requirement.operator(), Operator::Equals | Operator::DoubleEquals | Operator::In);
+        let mut values = requirement.values();
+        let value = values.next().filter(|_| one_value)?;
+        values.next().is_none().then(|| Labels::bits_of(requirement.key(), value))
+    });
+    requirements.fold(0, |bits, of| bits | of)
 }
 
 fn parse_labels(text: &str) -> Result<LabelSelector, Status> {

@@ -8,7 +8,7 @@ use watchcache::StoredObject;
 
 use crate::context::RequestContext;
 use crate::core::Target;
-use crate::core::encode::{Encoder, partial_of};
+use crate::core::encode::{Encoder, partial_of, write_partial};
 
 /// `includeObject`: what goes along with the cells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,15 +19,15 @@ enum Include {
 }
 
 /// Makes rows of one request.
-pub(crate) struct Rows<'a> {
-    target: &'a Target,
+pub(crate) struct Rows {
+    target: Target,
     include: Include,
     now: Timestamp,
 }
 
-impl<'a> Rows<'a> {
+impl Rows {
     /// Of a request; 400 for an unknown `includeObject`.
-    pub(crate) fn new(target: &'a Target, context: &RequestContext) -> Result<Self, Status> {
+    pub(crate) fn new(target: &Target, context: &RequestContext) -> Result<Self, Status> {
         let include = match context.query.get("includeObject").unwrap_or("") {
             "" | "Metadata" => Include::Metadata,
             "Object" => Include::Object,
@@ -36,7 +36,7 @@ impl<'a> Rows<'a> {
                 return Err(Status::bad_request(format!("unrecognized includeObject value: {other:?}")));
             }
         };
-        Ok(Self { target, include, now: Timestamp::now() })
+        Ok(Self { target: target.clone(), include, now: Timestamp::now() })
     }
 
     /// The row of an object given in its stored and its served version.
@@ -50,14 +50,35 @@ impl<'a> Rows<'a> {
         row
     }
 
-    /// The row of a cached object.
-    pub(crate) fn stored_row(&self, encoder: &Encoder<'_>, object: &StoredObject) -> Result<Value, Status> {
-        let stored = object.to_value().map_err(|e| Status::internal(e.to_string()))?;
-        if self.include == Include::Object {
-            return Ok(self.row(&stored, &encoder.value(object)?));
+    /// Appends the row of a cached object as JSON. Only what cells are made of is decoded.
+    pub(crate) fn write(
+        &self,
+        encoder: &Encoder<'_>,
+        object: &StoredObject,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Status> {
+        let stored = object.to_value_without_managed_fields().map_err(|e| Status::internal(e.to_string()))?;
+        out.extend_from_slice(br#"{"cells":"#);
+        append(&self.target.descriptor.strategy.table_row(&stored, self.now), out);
+        match self.include {
+            Include::None => {}
+            Include::Metadata => {
+                out.extend_from_slice(br#","object":"#);
+                write_partial(object, "v1", out);
+            }
+            Include::Object => {
+                out.extend_from_slice(br#","object":"#);
+                encoder.write_json(object, out)?;
+            }
         }
-        Ok(self.row(&stored, &stored))
+        out.push(b'}');
+        Ok(())
     }
+}
+
+/// Appends a tree as JSON.
+fn append(value: &impl serde::Serialize, out: &mut Vec<u8>) {
+    serde_json::to_writer(out, value).expect("a tree has text keys only, which is all that can fail");
 }
 
 /// A Table; later events of a watch go without headings.
@@ -68,25 +89,42 @@ pub(crate) fn table(
     rows: Vec<Value>,
     headings: bool,
 ) -> Value {
-    let mut columns: Vec<Value> = Vec::new();
-    if headings {
-        columns = target
-            .descriptor
-            .columns
-            .iter()
-            .map(|c| {
-                json!({"name": c.name, "type": c.kind, "format": c.format, "description": c.description,
-                       "priority": c.priority})
-            })
-            .collect();
-        if columns.is_empty() {
-            // what the default strategy prints
-            columns = vec![
-                json!({"name": "Name", "type": "string", "format": "name", "description": "Name must be unique within a namespace.", "priority": 0}),
-                json!({"name": "Age", "type": "string", "format": "", "description": "Time since creation.", "priority": 0}),
-            ];
-        }
-    }
     json!({"kind": "Table", "apiVersion": format!("meta.k8s.io/{version}"), "metadata": metadata,
-           "columnDefinitions": if headings { Value::from(columns) } else { Value::Null }, "rows": rows})
+           "columnDefinitions": columns(target, headings), "rows": rows})
+}
+
+/// The JSON of a Table up to its rows, which are to be followed by `]}`.
+pub(crate) fn head(target: &Target, version: &str, metadata: &Value, headings: bool) -> Vec<u8> {
+    let mut out = Vec::with_capacity(2048);
+    out.extend_from_slice(br#"{"kind":"Table","apiVersion":"meta.k8s.io/"#);
+    out.extend_from_slice(version.as_bytes());
+    out.extend_from_slice(br#"","metadata":"#);
+    append(metadata, &mut out);
+    out.extend_from_slice(br#","columnDefinitions":"#);
+    append(&columns(target, headings), &mut out);
+    out.extend_from_slice(br#","rows":["#);
+    out
+}
+
+fn columns(target: &Target, headings: bool) -> Value {
+    if !headings {
+        return Value::Null;
+    }
+    let columns: Vec<Value> = target
+        .descriptor
+        .columns
+        .iter()
+        .map(|c| {
+            json!({"name": c.name, "type": c.kind, "format": c.format, "description": c.description,
+                   "priority": c.priority})
+        })
+        .collect();
+    if columns.is_empty() {
+        // what the default strategy prints
+        return json!([
+            {"name": "Name", "type": "string", "format": "name", "description": "Name must be unique within a namespace.", "priority": 0},
+            {"name": "Age", "type": "string", "format": "", "description": "Time since creation.", "priority": 0},
+        ]);
+    }
+    columns.into()
 }

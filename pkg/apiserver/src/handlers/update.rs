@@ -3,7 +3,6 @@
 use apimachinery::Value;
 use apimachinery::status::Status;
 use component::http::Response;
-use http::StatusCode;
 
 use super::Exchange;
 use crate::core::metadata;
@@ -34,6 +33,5 @@ pub(crate) async fn handle(exchange: Exchange) -> Result<Response, Status> {
         subresource: &exchange.context.info.subresource,
     };
     let written = exchange.core().update(&subject, &Put(object), &options.params).await?;
-    let code = if written.created { StatusCode::CREATED } else { StatusCode::OK };
-    exchange.respond(code, written.object, &media)
+    exchange.respond_written(written, &media)
 }

@@ -18,12 +18,14 @@ use prometheus_client::metrics::counter::Counter;
 use rand::Rng;
 use serde_json::json;
 use storage::Revision;
-use watchcache::{ReadVersion, StoredObject, WatchItem, WatchOptions, WatchStart, Watcher};
+use watchcache::{
+    CacheEvent, EventKind, ReadVersion, StoredObject, WatchItem, WatchOptions, WatchStart, Watcher,
+};
 
 use super::{Exchange, select, table, websocket};
 use crate::context::RequestContext;
 use crate::core::Target;
-use crate::core::encode::Encoder;
+use crate::core::encode::{Encoder, write_partial};
 use crate::negotiate::{self, Format, MediaType, View};
 use crate::options::{self, ReadOptions};
 
@@ -144,6 +146,14 @@ impl Stream {
             return None;
         }
         let batch = self.watcher.next_batch(BATCH).await?;
+        if let Ok([WatchItem::Event { kind, object, event }]) = batch.as_deref()
+            && let Some(Ok(frame)) = self.encoder.shared(*kind, object, event)
+        {
+            // the usual case: what is sent is what all watchers share
+            self.events.inc();
+            self.encoder.headings = false;
+            return Some((frame, self));
+        }
         let mut out = BytesMut::new();
         let outcome = batch.map_err(Status::from).and_then(|items| {
             self.events.inc_by(items.len() as u64);
@@ -182,15 +192,10 @@ impl EventEncoder {
         match item {
             WatchItem::Initial(object) => self.event("ADDED", object, out),
             WatchItem::Event { kind, object, event } => {
-                let Some(number) = self.frame_number() else {
+                let Some(made) = self.shared(*kind, object, event) else {
                     return self.event(kind.as_str(), object, out);
                 };
-                let made = event.frame(*kind, number, || {
-                    let mut one = BytesMut::new();
-                    self.event(kind.as_str(), object, &mut one)?;
-                    Ok::<_, Status>(one.freeze())
-                })?;
-                out.put_slice(&made);
+                out.put_slice(&made?);
                 Ok(())
             }
             WatchItem::Bookmark { revision, initial_events_end } => {
@@ -199,6 +204,21 @@ impl EventEncoder {
                 Ok(())
             }
         }
+    }
+
+    /// The frame of an event, made once for all watchers of the form; `None` where they share none.
+    fn shared(
+        &self,
+        kind: EventKind,
+        object: &StoredObject,
+        event: &CacheEvent,
+    ) -> Option<Result<Bytes, Status>> {
+        let number = self.frame_number()?;
+        Some(event.frame(kind, number, || {
+            let mut one = BytesMut::new();
+            self.event(kind.as_str(), object, &mut one)?;
+            Ok(one.freeze())
+        }))
     }
 
     /// Frames of whole and partial objects are shared between watchers; Tables hold ages.
@@ -232,20 +252,18 @@ impl EventEncoder {
             out.put_slice(&protobuf::watch_event(kind, &enveloped));
             return Ok(());
         }
-        let json: Bytes = match self.media.view {
-            View::Object => {
-                let mut json = Vec::with_capacity(object.json_len());
-                encoder.write_json(object, &mut json)?;
-                json.into()
-            }
-            View::Partial(version) | View::PartialList(version) => encoder.partial(object, version)?,
+        let mut json = Vec::with_capacity(object.json_len());
+        match self.media.view {
+            View::Object => encoder.write_json(object, &mut json)?,
+            View::Partial(version) | View::PartialList(version) => write_partial(object, version, &mut json),
             View::Table(version) => {
                 let rows = table::Rows::new(&self.target, &self.context)?;
-                let row = rows.stored_row(&encoder, object)?;
                 let metadata = json!({"resourceVersion": object.revision().to_string()});
-                table::table(&self.target, version, metadata, vec![row], self.headings).to_string().into()
+                json = table::head(&self.target, version, &metadata, self.headings);
+                rows.write(&encoder, object, &mut json)?;
+                json.extend_from_slice(b"]}");
             }
-        };
+        }
         frame(kind, &json, out);
         Ok(())
     }
