@@ -86,14 +86,15 @@ pub(crate) struct Owned {
     pub(crate) seq: u64,
     /// resourceVersion while it exists.
     pub(crate) revision: Option<u64>,
-    /// The last write whose outcome is not known; it may still be made after it was looked for.
-    doubt: Option<Doubt>,
+    /// Writes since then whose outcomes are not known. A store that was killed may make one after it was looked for, but
+    /// one only: each is on the condition that nothing has changed.
+    doubts: Vec<Doubt>,
 }
 
 impl Owned {
     /// A write was acknowledged.
     pub(crate) fn acknowledged(&mut self, kind: Kind, revision: u64) -> Result<(), String> {
-        self.doubt = None;
+        self.doubts.clear();
         if kind == Kind::Delete {
             self.revision = None;
             return Ok(());
@@ -109,42 +110,44 @@ impl Owned {
 
     /// The outcome of a write is not known.
     pub(crate) fn doubted(&mut self, kind: Kind, op: &str) {
-        self.doubt = Some(Doubt { kind, op: op.to_owned() });
+        self.doubts.push(Doubt { kind, op: op.to_owned() });
     }
 
-    /// What a consistent read says now. The only change since the last acknowledged state can be the write in doubt.
+    /// What a consistent read says now. The only change since the last acknowledged state can be a write in doubt.
     pub(crate) fn found(&mut self, object: Option<&Object>) -> Result<(), String> {
-        let doubt = self.doubt.as_ref();
+        let deleted = |d: &Doubt| d.kind == Kind::Delete;
         match (object, self.revision) {
-            (None, None) => Ok(()),
-            (None, Some(revision)) if doubt.is_some_and(|d| d.kind == Kind::Delete) => {
-                _ = revision;
-                self.revision = None;
-                Ok(())
-            }
+            (None, None) => return Ok(()),
+            (None, Some(_)) if self.doubts.iter().any(deleted) => self.revision = None,
             (None, Some(revision)) => {
-                Err(format!("seq {} at resourceVersion {revision} was acknowledged and is gone", self.seq))
+                return Err(format!(
+                    "seq {} at resourceVersion {revision} was acknowledged and is gone",
+                    self.seq
+                ));
             }
             (Some(object), Some(revision)) if object.revision() == revision && object.seq() == self.seq => {
-                Ok(())
+                return Ok(());
             }
             (Some(object), _)
                 if object.seq() == self.seq + 1
-                    && doubt.is_some_and(|d| d.kind != Kind::Delete && d.op == object.data.op) =>
+                    && self.doubts.iter().any(|d| !deleted(d) && d.op == object.data.op) =>
             {
                 self.seq += 1;
                 self.revision = Some(object.revision());
-                Ok(())
             }
-            (Some(object), _) => Err(format!(
-                "seq {} of {} at resourceVersion {} is there, {} at {:?} was acknowledged last",
-                object.seq(),
-                object.data.op,
-                object.revision(),
-                self.seq,
-                self.revision
-            )),
+            (Some(object), _) => {
+                return Err(format!(
+                    "seq {} of {} at resourceVersion {} is there, {} at {:?} was acknowledged last",
+                    object.seq(),
+                    object.data.op,
+                    object.revision(),
+                    self.seq,
+                    self.revision
+                ));
+            }
         }
+        self.doubts.clear();
+        Ok(())
     }
 }
 
@@ -313,8 +316,10 @@ mod tests {
         owned.doubted(Kind::Update, "op2");
         assert!(owned.clone().found(Some(&object("a", 1, 5))).is_ok(), "not made");
         assert!(owned.clone().found(None).is_err());
+        owned.doubted(Kind::Update, "op2 again");
         owned.found(Some(&object("a", 2, 6))).unwrap();
-        assert_eq!((owned.seq, owned.revision), (2, Some(6)));
+        assert_eq!((owned.seq, owned.revision), (2, Some(6)), "the first of the two, late");
+        assert!(owned.clone().found(Some(&object("a", 3, 7))).is_err(), "the other cannot be made then");
         owned.doubted(Kind::Delete, "op3");
         owned.found(None).unwrap();
         assert_eq!((owned.seq, owned.revision), (2, None));

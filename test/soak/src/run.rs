@@ -1,5 +1,6 @@
 //! One run: writers, watchers, and someone who kills; now and then everybody stops and compares.
 
+use std::io::Write as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
@@ -43,6 +44,7 @@ pub(crate) struct Counts {
 
 /// What all tasks of a run share.
 pub(crate) struct Run {
+    begun: Instant,
     over: AtomicBool,
     paused: watch::Sender<bool>,
     violations: std::sync::Mutex<Vec<String>>,
@@ -53,6 +55,7 @@ pub(crate) struct Run {
 impl Run {
     fn new() -> Arc<Self> {
         Arc::new(Self {
+            begun: Instant::now(),
             over: AtomicBool::new(false),
             paused: watch::Sender::new(false),
             violations: std::sync::Mutex::default(),
@@ -65,7 +68,14 @@ impl Run {
         self.over.load(Ordering::Relaxed)
     }
 
+    /// Tells whoever looks on how it goes.
+    fn say(&self, text: &str) {
+        // nobody may be looking
+        let _ = writeln!(std::io::stderr(), "{:7.1} s  {text}", self.begun.elapsed().as_secs_f64());
+    }
+
     pub(crate) fn violation(&self, text: String) {
+        self.say(&format!("VIOLATED: {text}"));
         let mut violations = self.violations.lock().unwrap_or_else(PoisonError::into_inner);
         if violations.len() < MAX_VIOLATIONS {
             violations.push(text);
@@ -180,19 +190,23 @@ async fn disturb(plane: &mut Plane, run: &Run) -> anyhow::Result<()> {
         Some(etcd) if what % 2 == 0 => etcd,
         _ => &mut plane.servers[server],
     };
+    let name = process.name().to_owned();
     match what {
         0..=3 => {
+            run.say(&format!("kill -9 {name}, back after {away:?}"));
             run.counts.kills.fetch_add(1, Ordering::Relaxed);
             process.end(Signal::SIGKILL).await?;
             tokio::time::sleep(away).await;
             process.start()?;
         }
         4 => {
+            run.say(&format!("restart {name}"));
             run.counts.kills.fetch_add(1, Ordering::Relaxed);
             process.end(Signal::SIGTERM).await?;
             process.start()?;
         }
         _ => {
+            run.say(&format!("stop {name} for {away:?}"));
             run.counts.stops.fetch_add(1, Ordering::Relaxed);
             process.signal(Signal::SIGSTOP)?;
             tokio::time::sleep(away).await;
@@ -204,6 +218,7 @@ async fn disturb(plane: &mut Plane, run: &Run) -> anyhow::Result<()> {
 
 /// Nobody writes: the store must hold what was acknowledged, and every watcher must come to what the store holds.
 async fn compare(plane: &Plane, run: &Run, known: &[Known], watchers: &[Watcher]) -> anyhow::Result<()> {
+    run.say("everybody stops to compare");
     run.paused.send_replace(true);
     let mut expected = Objects::new();
     let mut guards = Vec::new();
@@ -234,7 +249,7 @@ async fn compare(plane: &Plane, run: &Run, known: &[Known], watchers: &[Watcher]
     for watcher in watchers {
         let expected: Objects = everything
             .iter()
-            .filter(|(_, (seq, _))| watcher.view == View::All || seq % 2 == 0)
+            .filter(|(_, (seq, _))| watcher.view == View::All || seq.is_multiple_of(2))
             .map(|(name, of)| (name.clone(), *of))
             .collect();
         let begun = Instant::now();
@@ -255,6 +270,7 @@ async fn compare(plane: &Plane, run: &Run, known: &[Known], watchers: &[Watcher]
     }
     drop(guards);
     run.paused.send_replace(false);
+    run.say("compared");
     Ok(())
 }
 

@@ -146,10 +146,9 @@ impl Watching {
         let mut lines = std::pin::pin!(stream.lines());
         let mut seen = 0_u64;
         loop {
-            let line = match tokio::time::timeout(SILENCE, lines.next()).await {
-                Ok(Some(Ok(line))) => line,
+            let Ok(Some(Ok(line))) = tokio::time::timeout(SILENCE, lines.next()).await else {
                 // ended, broken off or silent
-                _ => return Ok(End::Resume),
+                return Ok(End::Resume);
             };
             if self.run.is_over() {
                 return Ok(End::Resume);

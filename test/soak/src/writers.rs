@@ -56,7 +56,7 @@ fn path(name: &str) -> String {
 }
 
 fn body(name: &str, seq: u64, op: &str, revision: Option<u64>) -> Vec<u8> {
-    let parity = if seq % 2 == 0 { "even" } else { "odd" };
+    let parity = if seq.is_multiple_of(2) { "even" } else { "odd" };
     let mut metadata = json!({"name": name, "labels": {"parity": parity}});
     if let Some(revision) = revision {
         metadata["resourceVersion"] = json!(revision.to_string());
