@@ -193,6 +193,7 @@ impl Args {
             terminated_pod_gc_threshold: self.terminated_pod_gc_threshold,
             leader_election: self.election.election("kube-controller-manager")?,
             client_for,
+            informers: None,
         })
     }
 
@@ -247,10 +248,7 @@ impl Args {
             let mut made = made.lock().unwrap_or_else(PoisonError::into_inner);
             made.entry(account.to_owned())
                 .or_insert_with(|| {
-                    let mut config = base.clone();
-                    config.auth_info.impersonate =
-                        Some(format!("system:serviceaccount:kube-system:{account}"));
-                    kube::Client::try_from(config).unwrap_or_else(|error| {
+                    client::accounts::client_for(&base, shared.clone(), "kube-system", account).unwrap_or_else(|error| {
                         tracing::error!(account, %error, "no client for the account, using the shared one");
                         shared.clone()
                     })
@@ -300,7 +298,6 @@ mod tests {
         for flags in [
             &["--cloud-provider=aws"] as &[&str],
             &["--leader-elect-resource-lock=endpoints"],
-            &["--cluster-signing-cert-file=x"],
             &["--cluster-cidr=nonsense"],
         ] {
             assert!(parse(flags).is_err(), "{flags:?}");

@@ -1,13 +1,14 @@
 //! `--config`: a KubeSchedulerConfiguration (kubescheduler.config.k8s.io/v1).
 //!
 //! What this scheduler can do is read into fields; everything else is refused with its name, except values that say
-//! what happens anyway.
+//! what happens anyway. Profiles are checked where they are used, by [`scheduler::profile::Framework`].
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use component::flags::GoDuration;
+use scheduler::profile::{Framework, PluginConfig, PluginSets};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -27,7 +28,8 @@ pub(crate) struct File {
     pub(crate) pod_initial_backoff_seconds: Option<i64>,
     pub(crate) pod_max_backoff_seconds: Option<i64>,
     pub(crate) profiles: Vec<Profile>,
-    enable_profiling: Option<bool>,
+    /// Whether `/debug/pprof/` answers (saying that there are no profiles of a Go runtime).
+    pub(crate) enable_profiling: Option<bool>,
     enable_contention_profiling: Option<bool>,
     extenders: Vec<Value>,
     delay_cache_until_active: Option<bool>,
@@ -42,7 +44,7 @@ pub(crate) struct LeaderElection {
     pub(crate) renew_deadline: Option<GoDuration>,
     pub(crate) retry_period: Option<GoDuration>,
     resource_lock: Option<String>,
-    resource_name: Option<String>,
+    pub(crate) resource_name: Option<String>,
     pub(crate) resource_namespace: Option<String>,
 }
 
@@ -65,17 +67,15 @@ pub(crate) struct ClientConnection {
 pub(crate) struct Profile {
     pub(crate) scheduler_name: Option<String>,
     pub(crate) percentage_of_nodes_to_score: Option<i64>,
-    plugins: Option<Value>,
-    plugin_config: Vec<Value>,
+    plugins: Option<PluginSets>,
+    plugin_config: Vec<PluginConfig>,
 }
 
-/// Whether a value says nothing: null, or empty all the way down.
-fn says_nothing(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Array(items) => items.is_empty(),
-        Value::Object(fields) => fields.values().all(says_nothing),
-        _ => false,
+/// A percentage of nodes as the configuration may say it.
+fn percentage(field: &str, given: i64) -> anyhow::Result<u8> {
+    match u8::try_from(given) {
+        Ok(percentage) if percentage <= 100 => Ok(percentage),
+        _ => bail!("{field}percentageOfNodesToScore: Invalid value: {given}: not in valid range [0-100]"),
     }
 }
 
@@ -94,40 +94,27 @@ impl File {
     }
 
     fn check(&self) -> anyhow::Result<()> {
-        ensure!(self.profiles.len() <= 1, "profiles: one profile is supported, not {}", self.profiles.len());
-        for profile in &self.profiles {
-            if profile.plugins.as_ref().is_some_and(|plugins| !says_nothing(plugins)) {
-                bail!("profiles[0].plugins: choosing plugins is not supported");
-            }
-            if !profile.plugin_config.is_empty() {
-                bail!("profiles[0].pluginConfig: arguments of plugins are not supported");
-            }
-            if profile.scheduler_name.as_deref() == Some("") {
-                bail!("profiles[0].schedulerName: Required value");
+        for (index, profile) in self.profiles.iter().enumerate() {
+            let empty = profile.scheduler_name.as_deref().is_some_and(str::is_empty);
+            // Only one may leave its name to the default.
+            if empty || (profile.scheduler_name.is_none() && self.profiles.len() > 1) {
+                bail!("profiles[{index}].schedulerName: Required value");
             }
         }
         ensure!(self.extenders.is_empty(), "extenders are not supported");
-        // Upstream's default is let through, as it is in every file that was written out in full.
+        // Upstream's defaults are let through, as they are in every file that was written out in full: they ask for
+        // threads and for what a Go runtime measures, neither of which changes a decision.
         ensure!(
             self.parallelism.is_none_or(|p| p == 16),
             "parallelism: decisions are made one after the other"
         );
-        let unsupported = [
-            ("enableProfiling", self.enable_profiling),
-            ("enableContentionProfiling", self.enable_contention_profiling),
-            ("delayCacheUntilActive", self.delay_cache_until_active),
-        ];
-        if let Some((name, _)) = unsupported.iter().find(|(_, value)| *value == Some(true)) {
-            bail!("{name}: true is not supported");
-        }
-        for (name, given, only) in [
-            ("leaderElection.resourceLock", &self.leader_election.resource_lock, "leases"),
-            ("leaderElection.resourceName", &self.leader_election.resource_name, "kube-scheduler"),
-        ] {
-            if given.as_deref().is_some_and(|given| !given.is_empty() && given != only) {
-                bail!("{name}: only {only:?} is supported");
-            }
-        }
+        ensure!(
+            self.enable_contention_profiling != Some(true) || self.enable_profiling != Some(false),
+            "enableContentionProfiling: needs enableProfiling"
+        );
+        ensure!(self.delay_cache_until_active != Some(true), "delayCacheUntilActive: true is not supported");
+        let lock = self.leader_election.resource_lock.as_deref().unwrap_or_default();
+        ensure!(["", "leases"].contains(&lock), "leaderElection.resourceLock: only \"leases\" is supported");
         for types in [&self.client_connection.accept_content_types, &self.client_connection.content_type]
             .into_iter()
             .flatten()
@@ -143,20 +130,26 @@ impl File {
     /// The scheduler's configuration.
     pub(crate) fn scheduler(&self) -> anyhow::Result<scheduler::Config> {
         let mut config = scheduler::Config::default();
-        let profile = self.profiles.first();
-        if let Some(name) = profile.and_then(|p| p.scheduler_name.as_ref()) {
-            config.scheduler_name.clone_from(name);
+        let everywhere = percentage("", self.percentage_of_nodes_to_score.unwrap_or(0))?;
+        let mut profiles = Vec::new();
+        for (index, profile) in self.profiles.iter().enumerate() {
+            let name = profile.scheduler_name.as_deref().unwrap_or(scheduler::DEFAULT_SCHEDULER);
+            // The profile's value wins.
+            let own = profile.percentage_of_nodes_to_score;
+            profiles.push(scheduler::Profile {
+                percentage_of_nodes_to_score: own
+                    .map_or(Ok(everywhere), |own| percentage(&format!("profiles[{index}]."), own))?,
+                plugins: profile.plugins.clone().unwrap_or_default(),
+                plugin_config: profile.plugin_config.clone(),
+                ..scheduler::Profile::named(name)
+            });
         }
-        // The profile's value wins.
-        let percentage =
-            profile.and_then(|p| p.percentage_of_nodes_to_score).or(self.percentage_of_nodes_to_score);
-        if let Some(percentage) = percentage {
-            ensure!(
-                (0..=100).contains(&percentage),
-                "percentageOfNodesToScore: Invalid value: {percentage}: not in valid range [0-100]"
-            );
-            config.percentage_of_nodes_to_score = percentage as u8;
+        if profiles.is_empty() {
+            let default = scheduler::Profile::named(scheduler::DEFAULT_SCHEDULER);
+            profiles.push(scheduler::Profile { percentage_of_nodes_to_score: everywhere, ..default });
         }
+        Framework::all(&profiles).context("profiles")?;
+        config.profiles = profiles;
         if let Some(seconds) = self.pod_initial_backoff_seconds {
             ensure!(
                 seconds > 0,
@@ -193,9 +186,27 @@ mod tests {
              leaderElection:\n  leaderElect: false\n  leaseDuration: 30s\nclientConnection:\n  kubeconfig: /a\n  qps: 50\n",
         )
         .expect("good");
-        assert_eq!((config.scheduler_name.as_str(), config.percentage_of_nodes_to_score), ("mine", 40));
+        let profile = &config.profiles[0];
+        assert_eq!((profile.scheduler_name.as_str(), profile.percentage_of_nodes_to_score), ("mine", 40));
         assert_eq!((config.initial_backoff.as_secs(), config.max_backoff.as_secs()), (2, 20));
-        assert_eq!(parse("").expect("defaults").scheduler_name, scheduler::DEFAULT_SCHEDULER);
+        let defaults = parse("enableProfiling: true\nenableContentionProfiling: true\n").expect("defaults");
+        assert_eq!(defaults.profiles, scheduler::Config::default().profiles);
+    }
+
+    #[test]
+    fn profiles_choose_plugins_and_their_arguments() {
+        let config = parse(
+            "percentageOfNodesToScore: 30\nprofiles:\n- schedulerName: default-scheduler\n- schedulerName: packing\n  \
+             plugins:\n    score:\n      disabled:\n      - name: '*'\n      enabled:\n      - name: NodeResourcesFit\n        \
+             weight: 5\n  pluginConfig:\n  - name: NodeResourcesFit\n    args:\n      scoringStrategy:\n        type: \
+             MostAllocated\n",
+        )
+        .expect("good");
+        let frameworks = Framework::all(&config.profiles).expect("usable");
+        assert_eq!(frameworks[0].scores.len(), 7);
+        let scores: Vec<(&str, i64)> =
+            frameworks[1].scores.iter().map(|(p, weight)| (p.name(), *weight)).collect();
+        assert_eq!((scores, frameworks[1].percentage), (vec![("NodeResourcesFit", 5)], 30));
     }
 
     #[test]
@@ -203,14 +214,18 @@ mod tests {
         for rest in [
             "typo: 1\n",
             "extenders:\n- urlPrefix: http://x\n",
-            "profiles:\n- schedulerName: a\n- schedulerName: b\n",
-            "profiles:\n- plugins:\n    score:\n      disabled:\n      - name: '*'\n",
-            "profiles:\n- pluginConfig:\n  - name: x\n",
+            "profiles:\n- schedulerName: a\n- schedulerName: a\n",
+            "profiles:\n- schedulerName: a\n- {}\n",
+            "profiles:\n- plugins:\n    score:\n      enabled:\n      - name: Nonsense\n",
+            "profiles:\n- plugins:\n    scores: {}\n",
+            "profiles:\n- pluginConfig:\n  - name: x\n    args: {}\n",
+            "profiles:\n- percentageOfNodesToScore: 101\n",
             "percentageOfNodesToScore: 101\n",
             "podInitialBackoffSeconds: 0\n",
             "podMaxBackoffSeconds: 0\n",
             "leaderElection:\n  resourceLock: configmaps\n",
-            "enableProfiling: true\n",
+            "parallelism: 3\n",
+            "delayCacheUntilActive: true\n",
         ] {
             assert!(parse(rest).is_err(), "{rest}");
         }

@@ -6,8 +6,9 @@
 //! - [`InformerFactory`], [`Informer`], [`Store`]: one list and watch per kind, shared by everyone in the process.
 //! - [`workqueue::WorkQueue`]: keyed work, each key at most once at a time, with per-key back-off.
 //! - [`rest::Rest`]: calls on the dynamic tree, compiled once for all kinds.
-//! - [`events::EventRecorder`], [`leaderelection`], [`config`].
+//! - [`events::EventRecorder`], [`leaderelection`], [`config`], [`accounts`].
 
+pub mod accounts;
 pub mod backoff;
 pub mod config;
 pub mod error;

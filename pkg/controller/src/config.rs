@@ -144,6 +144,8 @@ pub struct Config {
     pub leader_election: Option<LeaderElection>,
     /// `--use-service-account-credentials`: a client for each controller's account. All use one client when `None`.
     pub client_for: Option<ClientFor>,
+    /// Informers to share with other parts of the process; their own when `None`.
+    pub informers: Option<client::InformerFactory>,
 }
 
 impl Default for Config {
@@ -164,6 +166,7 @@ impl Default for Config {
             terminated_pod_gc_threshold: 12_500,
             leader_election: None,
             client_for: None,
+            informers: None,
         }
     }
 }

@@ -115,7 +115,7 @@ impl Context {
         recorder: EventRecorder,
         shutdown: CancellationToken,
     ) -> Self {
-        let informers = InformerFactory::new(client.clone());
+        let informers = config.informers.clone().unwrap_or_else(|| InformerFactory::new(client.clone()));
         Self { informers, needs: Needs::new(), config, shutdown, client, recorder, tasks: TaskTracker::new() }
     }
 

@@ -7,8 +7,24 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
 
 use crate::pod::PodInfo;
+use crate::volumes::Plan;
 
 const PODS: ResourceId = ResourceId::namespaced("", "v1", "pods", "Pod");
+
+const VOLUMES: ResourceId = ResourceId::cluster("", "v1", "persistentvolumes", "PersistentVolume");
+const CLAIMS: ResourceId =
+    ResourceId::namespaced("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim");
+
+/// What is said of the node a pod is promised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Promise<'a> {
+    /// Nothing new.
+    Keep,
+    /// This one.
+    Node(&'a str),
+    /// None any more.
+    Withdraw,
+}
 
 /// Writes of the scheduler.
 #[derive(Debug, Clone)]
@@ -31,15 +47,26 @@ impl Writer {
         self.rest.create_subresource(&PODS, &pod.namespace, &pod.name, "binding", &binding).await.map(drop)
     }
 
+    /// Reserves volumes for claims, and tells provisioners the node.
+    pub(crate) async fn bind_volumes(&self, plan: &Plan) -> Result<(), kube::Error> {
+        for (_, volume) in &plan.bind {
+            self.rest.update(&VOLUMES, "", volume.as_ref()).await?;
+        }
+        for claim in &plan.provision {
+            self.rest.update(&CLAIMS, "", claim.as_ref()).await?;
+        }
+        Ok(())
+    }
+
     /// Says in the pod's status why it is not scheduled, and where it would be after its victims are gone.
     pub(crate) async fn report(
         &self,
         pod: &PodInfo,
         reason: &str,
         message: &str,
-        nominated: Option<&str>,
+        promise: Promise<'_>,
     ) -> Result<(), kube::Error> {
-        if !must_report(&pod.pod, reason, message, nominated) {
+        if !must_report(&pod.pod, reason, message, promise) {
             return Ok(());
         }
         let unchanged = condition(&pod.pod).filter(|c| c.status == "False");
@@ -51,9 +78,20 @@ impl Writer {
             "lastProbeTime": null, "lastTransitionTime": seconds(since),
             "observedGeneration": pod.pod.metadata.generation,
         }]});
-        if let Some(node) = nominated {
-            status["nominatedNodeName"] = json!(node);
+        match promise {
+            Promise::Keep => {}
+            Promise::Node(node) => status["nominatedNodeName"] = json!(node),
+            Promise::Withdraw => status["nominatedNodeName"] = json!(null),
         }
+        self.patch_status(pod, &status).await
+    }
+
+    /// Takes back the promise of a node.
+    pub(crate) async fn withdraw(&self, pod: &PodInfo) -> Result<(), kube::Error> {
+        self.patch_status(pod, &json!({"nominatedNodeName": null})).await
+    }
+
+    async fn patch_status(&self, pod: &PodInfo, status: &serde_json::Value) -> Result<(), kube::Error> {
         let patch = json!({"metadata": {"uid": pod.uid}, "status": status});
         self.rest
             .patch(&PODS, (&pod.namespace, &pod.name), "status", Patch::Strategic, &patch)
@@ -63,14 +101,7 @@ impl Writer {
 
     /// Evicts a victim: says why in its status, then deletes it with its own grace period.
     pub(crate) async fn evict(&self, victim: &PodInfo, by: &PodInfo) -> Result<(), kube::Error> {
-        let message = format!(
-            "{}: preempting to accommodate a higher priority pod",
-            by.pod
-                .spec
-                .as_ref()
-                .and_then(|s| s.scheduler_name.as_deref())
-                .unwrap_or(crate::DEFAULT_SCHEDULER)
-        );
+        let message = format!("{}: preempting to accommodate a higher priority pod", by.scheduler_name());
         let now = seconds(jiff::Timestamp::now());
         let patch = json!({"metadata": {"uid": victim.uid}, "status": {"conditions": [{
             "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler", "message": message,
@@ -94,10 +125,16 @@ fn condition(pod: &Pod) -> Option<&k8s_openapi::api::core::v1::PodCondition> {
 }
 
 /// The status says it already: another write would only wake every watcher.
-fn must_report(pod: &Pod, reason: &str, message: &str, nominated: Option<&str>) -> bool {
+fn must_report(pod: &Pod, reason: &str, message: &str, promise: Promise<'_>) -> bool {
     let same = condition(pod).is_some_and(|c| {
         c.status == "False" && c.reason.as_deref() == Some(reason) && c.message.as_deref() == Some(message)
     });
-    let current = pod.status.as_ref().and_then(|s| s.nominated_node_name.as_deref());
-    !same || nominated.is_some_and(|node| current != Some(node))
+    let current =
+        pod.status.as_ref().and_then(|s| s.nominated_node_name.as_deref()).filter(|n| !n.is_empty());
+    let moves = match promise {
+        Promise::Keep => false,
+        Promise::Node(node) => current != Some(node),
+        Promise::Withdraw => current.is_some(),
+    };
+    !same || moves
 }

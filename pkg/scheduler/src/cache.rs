@@ -10,6 +10,8 @@ use k8s_openapi::api::core::v1::Node;
 
 use crate::node::NodeInfo;
 use crate::pod::{Labels, PodInfo};
+use crate::volumes::Volumes;
+use crate::workloads::Workloads;
 
 /// Nodes as a scheduling cycle sees them.
 #[derive(Debug, Clone, Default)]
@@ -17,7 +19,23 @@ pub struct Snapshot {
     /// Nodes that exist, in no particular order. Each is replaced, never changed, while someone else holds it.
     pub nodes: Vec<Arc<NodeInfo>>,
     /// Labels of namespaces.
-    pub namespaces: HashMap<String, Labels>,
+    pub namespaces: Arc<HashMap<String, Labels>>,
+    /// Volumes and claims.
+    pub volumes: Arc<Volumes>,
+    /// Services and controllers.
+    pub workloads: Arc<Workloads>,
+}
+
+impl Snapshot {
+    /// The same with one node changed, to ask what would be.
+    #[must_use]
+    pub fn with_node(&self, changed: Arc<NodeInfo>) -> Self {
+        let mut other = self.clone();
+        if let Some(node) = other.nodes.iter_mut().find(|node| node.name == changed.name) {
+            *node = changed;
+        }
+        other
+    }
 }
 
 /// The cluster, kept up to date by events.
@@ -71,9 +89,36 @@ impl Cache {
     /// Takes over a namespace's labels.
     pub fn set_namespace(&mut self, name: &str, labels: Option<Labels>) {
         match labels {
-            Some(labels) => drop(self.snapshot.namespaces.insert(name.to_owned(), labels)),
-            None => drop(self.snapshot.namespaces.remove(name)),
+            Some(labels) => {
+                drop(Arc::make_mut(&mut self.snapshot.namespaces).insert(name.to_owned(), labels));
+            }
+            None => drop(Arc::make_mut(&mut self.snapshot.namespaces).remove(name)),
         }
+    }
+
+    /// Volumes and claims, to be changed.
+    pub fn volumes(&mut self) -> &mut Volumes {
+        Arc::make_mut(&mut self.snapshot.volumes)
+    }
+
+    /// Services and controllers, to be changed.
+    pub fn workloads(&mut self) -> &mut Workloads {
+        Arc::make_mut(&mut self.snapshot.workloads)
+    }
+
+    /// A node that exists.
+    pub fn node(&self, name: &str) -> Option<&Arc<NodeInfo>> {
+        self.index.get(name).map(|index| &self.snapshot.nodes[*index])
+    }
+
+    /// A pod that is counted on a node.
+    pub fn pod(&self, uid: &str) -> Option<&Arc<PodInfo>> {
+        self.pods.get(uid)
+    }
+
+    /// Numbers of nodes, pods and assumed pods.
+    pub fn sizes(&self) -> [usize; 3] {
+        [self.snapshot.nodes.len(), self.pods.len(), self.assumed.len()]
     }
 
     /// Adds or replaces a pod that is on a node.
@@ -84,8 +129,7 @@ impl Cache {
 
     /// Counts a pod on a node it is about to be bound to.
     pub fn assume(&mut self, pod: &PodInfo, node: &str) {
-        let mut on_node = PodInfo::new(pod.pod.clone());
-        node.clone_into(&mut on_node.node_name);
+        let on_node = PodInfo { node_name: node.to_owned(), ..PodInfo::clone(pod) };
         self.assumed.insert(pod.uid.clone(), node.to_owned());
         self.place(Arc::new(on_node));
     }
@@ -100,11 +144,6 @@ impl Cache {
     /// Whether a pod is assumed and not yet seen on its node.
     pub fn is_assumed(&self, uid: &str) -> bool {
         self.assumed.contains_key(uid)
-    }
-
-    /// Whether a pod is counted on a node.
-    pub fn holds(&self, uid: &str) -> bool {
-        self.pods.contains_key(uid)
     }
 
     fn place(&mut self, pod: Arc<PodInfo>) {

@@ -1,13 +1,16 @@
 //! One decision: from a pod and a snapshot to a node, or to why there is none.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use rand::Rng;
 
 use crate::cache::Snapshot;
 use crate::framework::{Filter, NodeFilter, Plugin, Score, Unfit, normalise};
 use crate::node::NodeInfo;
+use crate::nominated::Nominated;
 use crate::pod::PodInfo;
+use crate::profile::Framework;
 
 /// Clusters up to this size are searched completely.
 const ALWAYS_SEARCHED: usize = 100;
@@ -32,6 +35,9 @@ pub struct FitError {
 impl FitError {
     /// The text of the event and condition, as upstream words it: reasons sorted, each with its number of nodes.
     pub fn message(&self) -> String {
+        if self.nodes == 0 {
+            return "no nodes available to schedule pods".into();
+        }
         let mut text = format!("0/{} nodes are available", self.nodes);
         if let Some(reason) = &self.whole {
             text.push_str(&format!(": {reason}."));
@@ -45,9 +51,6 @@ impl FitError {
             if !reasons.is_empty() {
                 text.push_str(&format!(": {}.", reasons.join(", ")));
             }
-        }
-        if self.nodes == 0 {
-            return "no nodes available to schedule pods".into();
         }
         if !self.preemption.is_empty() {
             text.push(' ');
@@ -78,7 +81,7 @@ pub struct Filters<'a> {
 
 impl<'a> Filters<'a> {
     /// Asks every plug-in what must be asked of nodes.
-    pub fn prepare(plugins: &'a [Box<dyn Plugin>], pod: &'a PodInfo, snapshot: &'a Snapshot) -> Self {
+    pub fn prepare(plugins: &'a [Arc<dyn Plugin>], pod: &'a PodInfo, snapshot: &'a Snapshot) -> Self {
         let mut filters = Self { prepared: Vec::new(), only: None, rejected: None };
         for plugin in plugins {
             match plugin.filter(pod, snapshot) {
@@ -99,43 +102,89 @@ impl<'a> Filters<'a> {
         filters
     }
 
+    /// Why no node will do, if a plug-in says so.
+    pub fn rejected(&self) -> Option<&(&'static str, Unfit)> {
+        self.rejected.as_ref()
+    }
+
     /// Whether a node passes all filters; otherwise who said no, and why.
     pub fn check(&self, node: &NodeInfo) -> Result<(), (&'static str, Unfit)> {
         self.prepared.iter().try_for_each(|(name, filter)| filter(node).map_err(|unfit| (*name, unfit)))
     }
 }
 
+/// What a search found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    /// The node.
+    pub node: String,
+    /// How many nodes were asked.
+    pub evaluated: usize,
+    /// How many of them fit.
+    pub feasible: usize,
+}
+
+/// One search: the pod, the prepared filters, and what was promised to others.
+struct Search<'a> {
+    framework: &'a Framework,
+    pod: &'a PodInfo,
+    snapshot: &'a Snapshot,
+    nominated: &'a Nominated,
+    filters: Filters<'a>,
+}
+
+impl Search<'_> {
+    /// Whether a node fits, with everybody on it to whom room was promised, and without them: neither may be needed.
+    fn check(&self, node: &NodeInfo) -> Result<(), (&'static str, Unfit)> {
+        if let Some(full) = self.nominated.applied(node, self.pod) {
+            let full = Arc::new(full);
+            let changed = self.snapshot.with_node(full.clone());
+            let filters = Filters::prepare(&self.framework.filters, self.pod, &changed);
+            if let Some(rejected) = filters.rejected {
+                return Err(rejected);
+            }
+            filters.check(&full)?;
+        }
+        if self.filters.only.as_ref().is_some_and(|only| !only.contains(&node.name)) {
+            return Err(("NodeAffinity", Unfit::never("node(s) didn't satisfy plugin(s) [NodeAffinity]")));
+        }
+        self.filters.check(node)
+    }
+}
+
 /// Chooses a node. `start` is the index of the node to ask first; it is moved on, so that in large clusters every node
 /// gets its turn.
 pub fn schedule(
-    plugins: &[Box<dyn Plugin>],
+    framework: &Framework,
     pod: &PodInfo,
     snapshot: &Snapshot,
-    percentage: u8,
+    nominated: &Nominated,
     start: &mut usize,
     random: &mut impl Rng,
-) -> Result<String, FitError> {
-    let mut error = FitError { nodes: snapshot.nodes.len(), ..FitError::default() };
-    let filters = Filters::prepare(plugins, pod, snapshot);
+) -> Result<Choice, FitError> {
+    let count = snapshot.nodes.len();
+    let mut error = FitError { nodes: count, ..FitError::default() };
+    let filters = Filters::prepare(&framework.filters, pod, snapshot);
     if let Some((plugin, unfit)) = &filters.rejected {
         error.plugins.insert(plugin);
         error.whole = Some(unfit.reasons.join(", "));
         return Err(error);
     }
-    let count = snapshot.nodes.len();
-    let enough = enough(count, percentage);
+    let search = Search { framework, pod, snapshot, nominated, filters };
+    // A node that was promised to this pod is taken if it will do.
+    if let Some(promised) = pod.nominated_node()
+        && let Some(node) = snapshot.nodes.iter().find(|node| node.name == promised)
+        && search.check(node).is_ok()
+    {
+        return Ok(Choice { node: promised.to_owned(), evaluated: 1, feasible: 1 });
+    }
+    let enough = enough(count, framework.percentage);
     let mut fitting: Vec<&NodeInfo> = Vec::new();
     let mut asked = 0;
     for offset in 0..count {
         let node = snapshot.nodes[(*start + offset) % count].as_ref();
         asked += 1;
-        if filters.only.as_ref().is_some_and(|only| !only.contains(&node.name)) {
-            let unfit = Unfit::never("node(s) didn't satisfy plugin(s) [NodeAffinity]");
-            error.plugins.insert("NodeAffinity");
-            error.unfit.insert(node.name.clone(), unfit);
-            continue;
-        }
-        match filters.check(node) {
+        match search.check(node) {
             Ok(()) => fitting.push(node),
             Err((plugin, unfit)) => {
                 error.plugins.insert(plugin);
@@ -149,28 +198,29 @@ pub fn schedule(
     if count > 0 {
         *start = (*start + asked) % count;
     }
-    match fitting.as_slice() {
-        [] => Err(error),
-        [one] => Ok(one.name.clone()),
-        many => Ok(best(plugins, pod, many, snapshot, random)),
-    }
+    let node = match fitting.as_slice() {
+        [] => return Err(error),
+        [one] => one.name.clone(),
+        many => best(framework, pod, many, snapshot, random),
+    };
+    Ok(Choice { node, evaluated: asked, feasible: fitting.len() })
 }
 
 /// The node with the highest score; among equals, any.
 fn best(
-    plugins: &[Box<dyn Plugin>],
+    framework: &Framework,
     pod: &PodInfo,
     fitting: &[&NodeInfo],
     snapshot: &Snapshot,
     random: &mut impl Rng,
 ) -> String {
     let mut totals = vec![0i64; fitting.len()];
-    for plugin in plugins {
+    for (plugin, weight) in &framework.scores {
         let Score::Each(score, how) = plugin.score(pod, fitting, snapshot) else { continue };
         let mut scores: Vec<i64> = fitting.iter().map(|node| score(node)).collect();
         normalise(&mut scores, how);
         for (total, score) in totals.iter_mut().zip(scores) {
-            *total += score * plugin.weight();
+            *total += score * weight;
         }
     }
     let high = totals.iter().copied().max().unwrap_or(0);

@@ -62,9 +62,12 @@ pub enum Normalise {
     Reversed,
     /// Between the lowest and the highest.
     Range,
-    /// Between the lowest and the highest, most is worst.
-    RangeReversed,
+    /// Most is worst, and twice the highest would be as far below as the lowest is above: `MAX * (high + low - s) / high`.
+    Evenness,
 }
+
+/// Raw score of a node that is not scored: it gets 0 and counts for nobody.
+pub const IGNORED: i64 = i64::MIN;
 
 /// Outcome of preparing a scorer.
 pub enum Score<'a> {
@@ -74,30 +77,91 @@ pub enum Score<'a> {
     Each(NodeScore<'a>, Normalise),
 }
 
-/// A change in the cluster that may make a pod schedulable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum ClusterEvent {
-    /// A node was added.
-    NodeAdd,
-    /// More may be had from a node.
-    NodeAllocatable,
-    /// Labels of a node changed.
-    NodeLabels,
-    /// Taints of a node changed.
-    NodeTaints,
-    /// A pod is on a node that was not, or its labels changed.
-    PodAdd,
-    /// A pod is gone from a node, or asks for less.
-    PodDelete,
-    /// The waiting pod itself changed.
-    PodItself,
-    /// A volume, claim or storage class changed.
-    Storage,
-    /// The time to try again whatever happened.
-    Retry,
+/// Where a plug-in takes part (KEP-624).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "upstream's names")]
+pub enum Point {
+    PreEnqueue,
+    QueueSort,
+    PreFilter,
+    Filter,
+    PostFilter,
+    PreScore,
+    Score,
+    Reserve,
+    Permit,
+    PreBind,
+    Bind,
+    PostBind,
 }
 
-/// A plug-in.
+impl Point {
+    /// As messages name it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::PreEnqueue => "PreEnqueue",
+            Self::QueueSort => "QueueSort",
+            Self::PreFilter => "PreFilter",
+            Self::Filter => "Filter",
+            Self::PostFilter => "PostFilter",
+            Self::PreScore => "PreScore",
+            Self::Score => "Score",
+            Self::Reserve => "Reserve",
+            Self::Permit => "Permit",
+            Self::PreBind => "PreBind",
+            Self::Bind => "Bind",
+            Self::PostBind => "PostBind",
+        }
+    }
+}
+
+/// What changed about a node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct NodeChange {
+    /// It is new.
+    pub added: bool,
+    /// How much may be had from it.
+    pub allocatable: bool,
+    /// Its labels.
+    pub labels: bool,
+    /// Its taints, or whether it takes pods at all.
+    pub taints: bool,
+}
+
+impl NodeChange {
+    /// Whether anything changed that matters to anybody.
+    pub fn is_any(self) -> bool {
+        self != Self::default()
+    }
+}
+
+/// A change in the cluster that may make a waiting pod schedulable.
+#[derive(Debug, Clone, Copy)]
+pub enum Change<'a> {
+    /// A node, as it is now.
+    Node(&'a NodeInfo, NodeChange),
+    /// A pod is on a node that was not, or its labels changed.
+    PodAdd(&'a PodInfo),
+    /// A pod is gone from a node, or no longer wants to get on one.
+    PodDelete(&'a PodInfo),
+    /// A volume, claim, storage class or driver changed.
+    Storage,
+}
+
+impl Change<'_> {
+    /// As the metric `scheduler_queue_incoming_pods_total` names it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Node(_, NodeChange { added: true, .. }) => "NodeAdd",
+            Self::Node(..) => "NodeUpdate",
+            Self::PodAdd(_) => "AssignedPodAdd",
+            Self::PodDelete(_) => "AssignedPodDelete",
+            Self::Storage => "StorageChange",
+        }
+    }
+}
+
+/// A plug-in that filters or scores.
 pub trait Plugin: Send + Sync {
     /// Upstream's name.
     fn name(&self) -> &'static str;
@@ -117,18 +181,27 @@ pub trait Plugin: Send + Sync {
         Score::Skip
     }
 
-    /// Weight of its scores.
-    fn weight(&self) -> i64 {
-        1
-    }
+    /// Queueing hint: whether a change may alter this plug-in's mind about a pod it rejected.
+    fn wakes(&self, change: &Change<'_>, pod: &PodInfo, snapshot: &Snapshot) -> bool;
+}
 
-    /// Whether an event may change this plug-in's mind about a pod it rejected.
-    fn is_interested(&self, event: ClusterEvent) -> bool;
+/// Whether a plug-in whose filter looks at nothing but the node accepts it now.
+pub fn accepts(plugin: &dyn Plugin, pod: &PodInfo, node: &NodeInfo, snapshot: &Snapshot) -> bool {
+    match plugin.filter(pod, snapshot) {
+        Filter::Skip => true,
+        Filter::Each(filter) => filter(node).is_ok(),
+        Filter::Only(names, filter) => names.contains(&node.name) && filter(node).is_ok(),
+        Filter::Reject(_) => false,
+    }
 }
 
 /// Turns raw scores into 0 to [`MAX_NODE_SCORE`].
 pub fn normalise(scores: &mut [i64], how: Normalise) {
-    let (Some(&low), Some(&high)) = (scores.iter().min(), scores.iter().max()) else { return };
+    let counted = || scores.iter().copied().filter(|score| *score != IGNORED);
+    let (Some(low), Some(high)) = (counted().min(), counted().max()) else {
+        scores.fill(0);
+        return;
+    };
     let of = |score: i64| match how {
         Normalise::None => score,
         Normalise::Highest if high == 0 => score,
@@ -137,11 +210,11 @@ pub fn normalise(scores: &mut [i64], how: Normalise) {
         Normalise::Reversed => MAX_NODE_SCORE - MAX_NODE_SCORE * score / high,
         Normalise::Range if high == low => 0,
         Normalise::Range => MAX_NODE_SCORE * (score - low) / (high - low),
-        Normalise::RangeReversed if high == low => MAX_NODE_SCORE,
-        Normalise::RangeReversed => MAX_NODE_SCORE * (high - score) / (high - low),
+        Normalise::Evenness if high == 0 => MAX_NODE_SCORE,
+        Normalise::Evenness => MAX_NODE_SCORE * (high + low - score) / high,
     };
     for score in scores.iter_mut() {
-        *score = of(*score);
+        *score = if *score == IGNORED { 0 } else { of(*score) };
     }
 }
 
@@ -157,7 +230,7 @@ mod tests {
             (&[0, 2, 4], Normalise::Reversed, &[100, 50, 0]),
             (&[0, 0], Normalise::Reversed, &[100, 100]),
             (&[-5, 0, 5], Normalise::Range, &[0, 50, 100]),
-            (&[10, 20], Normalise::RangeReversed, &[100, 0]),
+            (&[10, IGNORED, 20], Normalise::Evenness, &[100, 0, 50]),
         ];
         for (raw, how, expected) in cases {
             let mut scores = raw.to_vec();

@@ -31,6 +31,10 @@ pub struct NodeInfo {
     pub non_zero: (i64, i64),
     /// Its pods, assumed ones too.
     pub pods: Vec<Arc<PodInfo>>,
+    /// How many of them have wishes or demands about the pods beside them.
+    pub affine: usize,
+    /// How many of them demand that some pods are not beside them.
+    pub anti_affine: usize,
 }
 
 impl NodeInfo {
@@ -61,6 +65,8 @@ impl NodeInfo {
         self.requested.add(&pod.requests);
         self.non_zero.0 += pod.non_zero.0;
         self.non_zero.1 += pod.non_zero.1;
+        self.affine += usize::from(pod.is_affine());
+        self.anti_affine += usize::from(!pod.anti_affinity.is_empty());
         self.pods.push(pod);
     }
 
@@ -71,6 +77,8 @@ impl NodeInfo {
         self.requested.subtract(&pod.requests);
         self.non_zero.0 -= pod.non_zero.0;
         self.non_zero.1 -= pod.non_zero.1;
+        self.affine -= usize::from(pod.is_affine());
+        self.anti_affine -= usize::from(!pod.anti_affinity.is_empty());
         true
     }
 }

@@ -1,21 +1,22 @@
 //! A pod as plug-ins see it: everything parsed once, when the pod changed.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use apimachinery::selectors::{LabelSelector, LabelSet, Operator, Requirement};
+use apimachinery::selectors::{LabelSelector, Operator, Requirement};
 use k8s_openapi::api::core::v1::{
-    NodeSelectorRequirement, NodeSelectorTerm, Pod, PodAffinityTerm, Toleration, TopologySpreadConstraint,
+    Pod, PodAffinityTerm, PodSpec, Toleration, TopologySpreadConstraint, Volume, WeightedPodAffinityTerm,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector as ApiSelector;
 
+use placement::nodes::{NodeRequirement, NodeTerm};
+use placement::volumes::claims_of;
+
 use crate::resources::{Resources, non_zero_requests, requests};
 
-/// Labels of an object.
-pub type Labels = BTreeMap<String, String>;
+pub use placement::nodes::Labels;
 
 /// A pod with its scheduling constraints parsed.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct PodInfo {
     /// The object.
     pub pod: Arc<Pod>,
@@ -51,6 +52,10 @@ pub struct PodInfo {
     pub spread: Vec<SpreadConstraint>,
     /// Images of its containers.
     pub images: Vec<String>,
+    /// Claims it uses, each with whether it is made for an ephemeral volume of the pod.
+    pub claims: Vec<(String, bool)>,
+    /// Volumes that only one pod of a node may use, as some kinds of disks are.
+    pub disks: Vec<Volume>,
 }
 
 /// A port on the node.
@@ -72,23 +77,6 @@ impl HostPort {
             && self.protocol == other.protocol
             && (self.ip == other.ip || any(&self.ip) || any(&other.ip))
     }
-}
-
-/// One term of a node selector: all of it must hold.
-#[derive(Debug, Clone, Default)]
-pub struct NodeTerm {
-    labels: Vec<Requirement>,
-    names: Vec<Requirement>,
-    /// Empty or malformed terms match nothing.
-    impossible: bool,
-}
-
-/// Which nodes a pod may run on at all.
-#[derive(Debug, Clone, Default)]
-pub struct NodeRequirement {
-    selector: Labels,
-    /// Any of these; `None` without required affinity.
-    terms: Option<Vec<NodeTerm>>,
 }
 
 /// Which pods a term of pod affinity is about.
@@ -121,78 +109,6 @@ pub struct SpreadConstraint {
     pub honour_affinity: bool,
     /// Nodes whose taints it does not tolerate do not count (`nodeTaintsPolicy: Honor`).
     pub honour_taints: bool,
-}
-
-struct NodeName<'a>(&'a str);
-
-impl LabelSet for NodeName<'_> {
-    fn label(&self, key: &str) -> Option<&str> {
-        (key == "metadata.name").then_some(self.0)
-    }
-}
-
-impl NodeTerm {
-    fn new(term: &NodeSelectorTerm) -> Self {
-        let parse = |list: &Option<Vec<NodeSelectorRequirement>>| -> Option<Vec<Requirement>> {
-            list.iter().flatten().map(node_requirement).collect()
-        };
-        match (parse(&term.match_expressions), parse(&term.match_fields)) {
-            (Some(labels), Some(names)) if !(labels.is_empty() && names.is_empty()) => {
-                Self { labels, names, impossible: false }
-            }
-            _ => Self { impossible: true, ..Self::default() },
-        }
-    }
-
-    /// Whether the node satisfies the term.
-    pub fn matches(&self, labels: &Labels, name: &str) -> bool {
-        !self.impossible
-            && self.labels.iter().all(|r| r.matches(labels))
-            && self.names.iter().all(|r| r.matches(&NodeName(name)))
-    }
-
-    /// Names of nodes the term is limited to, if it names any.
-    fn only_names(&self) -> Option<Vec<&str>> {
-        let named = self.names.iter().find(|r| r.key() == "metadata.name" && r.operator() == Operator::In)?;
-        Some(named.values().collect())
-    }
-}
-
-impl NodeRequirement {
-    /// Whether the pod may run on the node.
-    pub fn matches(&self, labels: &Labels, name: &str) -> bool {
-        self.selector.iter().all(|(key, value)| labels.get(key) == Some(value))
-            && self.terms.as_ref().is_none_or(|terms| terms.iter().any(|term| term.matches(labels, name)))
-    }
-
-    /// Holds for every node.
-    pub fn is_everything(&self) -> bool {
-        self.selector.is_empty() && self.terms.is_none()
-    }
-
-    /// Names of the only nodes that can match, if the terms say so (DaemonSet pods do).
-    pub fn only_names(&self) -> Option<Vec<&str>> {
-        let terms = self.terms.as_ref()?;
-        let mut names = Vec::new();
-        for term in terms {
-            names.extend(term.only_names()?);
-        }
-        Some(names)
-    }
-}
-
-fn node_requirement(requirement: &NodeSelectorRequirement) -> Option<Requirement> {
-    let operator = match requirement.operator.as_str() {
-        "In" => Operator::In,
-        "NotIn" => Operator::NotIn,
-        "Exists" => Operator::Exists,
-        "DoesNotExist" => Operator::DoesNotExist,
-        "Gt" => Operator::GreaterThan,
-        "Lt" => Operator::LessThan,
-        _ => return None,
-    };
-    let values: Vec<&str> = requirement.values.iter().flatten().map(String::as_str).collect();
-    Requirement::new(&requirement.key, operator, &values).ok()
 }
 
 /// A label selector of the API; one that cannot be parsed selects nothing.
@@ -239,7 +155,8 @@ impl AffinityTerm {
 }
 
 impl SpreadConstraint {
-    fn new(constraint: &TopologySpreadConstraint, pod: &Pod) -> Self {
+    /// Parses a constraint of a pod.
+    pub fn new(constraint: &TopologySpreadConstraint, pod: &Pod) -> Self {
         let mut requirements = selector(constraint.label_selector.as_ref()).requirements().to_vec();
         for key in constraint.match_label_keys.iter().flatten() {
             if let Some(value) = pod.metadata.labels.as_ref().and_then(|l| l.get(key)) {
@@ -262,17 +179,23 @@ impl SpreadConstraint {
     }
 }
 
+fn is_disk(volume: &Volume) -> bool {
+    volume.gce_persistent_disk.is_some()
+        || volume.aws_elastic_block_store.is_some()
+        || volume.iscsi.is_some()
+        || volume.rbd.is_some()
+}
+
 impl PodInfo {
     /// Parses a pod.
     pub fn new(pod: Arc<Pod>) -> Self {
-        let (metadata, spec) = (pod.metadata.clone(), pod.spec.clone().unwrap_or_default());
+        let empty = PodSpec::default();
+        let (metadata, spec) = (&pod.metadata, pod.spec.as_ref().unwrap_or(&empty));
         let affinity = spec.affinity.as_ref();
-        let node_affinity = affinity.and_then(|a| a.node_affinity.as_ref());
-        let required_nodes = node_affinity
-            .and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref())
-            .map(|selector| selector.node_selector_terms.iter().map(NodeTerm::new).collect());
-        let preferred_nodes = node_affinity
-            .and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref())
+        let preferred_nodes = affinity
+            .and_then(|a| {
+                a.node_affinity.as_ref()?.preferred_during_scheduling_ignored_during_execution.as_ref()
+            })
             .into_iter()
             .flatten()
             .filter(|p| p.weight != 0)
@@ -290,7 +213,7 @@ impl PodInfo {
             let weighted = |list: Option<&Vec<_>>, sign: i64| -> Vec<(i64, AffinityTerm)> {
                 list.into_iter()
                     .flatten()
-                    .map(|t: &k8s_openapi::api::core::v1::WeightedPodAffinityTerm| {
+                    .map(|t: &WeightedPodAffinityTerm| {
                         (sign * i64::from(t.weight), AffinityTerm::new(&t.pod_affinity_term, &pod))
                     })
                     .collect()
@@ -315,19 +238,16 @@ impl PodInfo {
             })
             .collect();
         Self {
-            uid: metadata.uid.unwrap_or_default(),
-            namespace: metadata.namespace.unwrap_or_default(),
-            name: metadata.name.unwrap_or_default(),
+            uid: metadata.uid.clone().unwrap_or_default(),
+            namespace: metadata.namespace.clone().unwrap_or_default(),
+            name: metadata.name.clone().unwrap_or_default(),
             node_name: spec.node_name.clone().unwrap_or_default(),
             priority: spec.priority.unwrap_or(0),
-            requests: requests(&spec),
-            non_zero: non_zero_requests(&spec),
+            requests: requests(spec),
+            non_zero: non_zero_requests(spec),
             host_ports,
             tolerations: spec.tolerations.clone().unwrap_or_default(),
-            node_requirement: NodeRequirement {
-                selector: spec.node_selector.clone().unwrap_or_default(),
-                terms: required_nodes,
-            },
+            node_requirement: NodeRequirement::of_pod(spec),
             preferred_nodes,
             affinity: terms(
                 with.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref()),
@@ -343,6 +263,8 @@ impl PodInfo {
                 .map(|constraint| SpreadConstraint::new(constraint, &pod))
                 .collect(),
             images: spec.containers.iter().filter_map(|c| c.image.clone()).collect(),
+            claims: claims_of(&pod),
+            disks: spec.volumes.iter().flatten().filter(|v| is_disk(v)).cloned().collect(),
             pod,
         }
     }
@@ -350,6 +272,11 @@ impl PodInfo {
     /// Labels of the pod.
     pub fn labels(&self) -> Option<&Labels> {
         self.pod.metadata.labels.as_ref()
+    }
+
+    /// Has wishes or demands about the pods beside it.
+    pub fn is_affine(&self) -> bool {
+        !(self.affinity.is_empty() && self.anti_affinity.is_empty() && self.preferred_pods.is_empty())
     }
 
     /// Being deleted.
@@ -371,23 +298,14 @@ impl PodInfo {
             .is_some_and(|s| s.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty()))
     }
 
+    /// `spec.schedulerName`.
+    pub fn scheduler_name(&self) -> &str {
+        let asked = self.pod.spec.as_ref().and_then(|s| s.scheduler_name.as_deref());
+        asked.unwrap_or(crate::DEFAULT_SCHEDULER)
+    }
+
     /// `status.nominatedNodeName`.
     pub fn nominated_node(&self) -> Option<&str> {
         self.pod.status.as_ref()?.nominated_node_name.as_deref().filter(|name| !name.is_empty())
     }
-}
-
-/// Whether any of the tolerations tolerates a taint (key, value, effect).
-pub fn tolerates(tolerations: &[Toleration], key: &str, value: &str, effect: &str) -> bool {
-    tolerations.iter().any(|t| {
-        let same_effect = t.effect.as_deref().is_none_or(|e| e.is_empty() || e == effect);
-        let t_key = t.key.as_deref().unwrap_or("");
-        let same_key = t_key.is_empty() || t_key == key;
-        let same_value = match t.operator.as_deref().unwrap_or("Equal") {
-            "Exists" => true,
-            "" | "Equal" => t.value.as_deref().unwrap_or("") == value && !t_key.is_empty(),
-            _ => false,
-        };
-        same_effect && same_key && same_value
-    })
 }

@@ -9,12 +9,10 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 
 use crate::cache::Snapshot;
 use crate::cycle::{Filters, FitError};
-use crate::framework::Plugin;
 use crate::node::NodeInfo;
+use crate::nominated::Nominated;
 use crate::pod::{PodInfo, selector};
-
-/// At least this many candidate nodes are compared (`minCandidateNodesAbsolute`).
-const MIN_CANDIDATES: usize = 100;
+use crate::profile::Framework;
 
 /// A node and the pods that would have to leave it.
 #[derive(Debug, Clone)]
@@ -34,18 +32,53 @@ struct Budget<'a> {
     allowed: i32,
 }
 
+/// Why nobody is evicted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Declined {
+    /// For the pod's message.
+    pub text: String,
+    /// No node could be made free: an earlier promise is void.
+    pub hopeless: bool,
+}
+
+/// What decides about victims.
+struct Room<'a> {
+    framework: &'a Framework,
+    pod: &'a PodInfo,
+    snapshot: &'a Snapshot,
+    nominated: &'a Nominated,
+    budgets: &'a [Arc<PodDisruptionBudget>],
+}
+
+/// Whether victims of an earlier preemption are still leaving the node the pod was promised: evicting more is of no use.
+fn is_under_way(pod: &PodInfo, snapshot: &Snapshot, error: &FitError) -> bool {
+    let Some(promised) = pod.nominated_node() else { return false };
+    if error.unfit.get(promised).is_some_and(|unfit| unfit.unresolvable) {
+        return false;
+    }
+    let node = snapshot.nodes.iter().find(|node| node.name == promised);
+    node.is_some_and(|node| node.pods.iter().any(|p| p.is_terminating() && p.priority < pod.priority))
+}
+
 /// Decides; `error` is the outcome of the cycle that found no node.
 pub fn preempt(
-    plugins: &[Box<dyn Plugin>],
+    framework: &Framework,
     pod: &PodInfo,
     snapshot: &Snapshot,
+    nominated: &Nominated,
     error: &FitError,
     budgets: &[Arc<PodDisruptionBudget>],
-) -> Result<Preemption, String> {
+) -> Result<Preemption, Declined> {
+    let declined = |text: String, hopeless| Declined { text: format!("preemption: {text}"), hopeless };
     let policy = pod.pod.spec.as_ref().and_then(|s| s.preemption_policy.as_deref());
     if policy == Some("Never") {
-        return Err("preemption: not eligible due to preemptionPolicy=Never.".into());
+        return Err(declined("not eligible due to preemptionPolicy=Never.".into(), false));
     }
+    if is_under_way(pod, snapshot, error) {
+        return Err(declined("not eligible due to a terminating pod on the nominated node.".into(), false));
+    }
+    let room = Room { framework, pod, snapshot, nominated, budgets };
+    let enough = framework.args.candidates(snapshot.nodes.len());
     let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
     let mut candidates = Vec::new();
     for node in &snapshot.nodes {
@@ -54,10 +87,10 @@ pub fn preempt(
             *reasons.entry("Preemption is not helpful for scheduling").or_default() += 1;
             continue;
         }
-        match victims(plugins, pod, snapshot, node, budgets) {
+        match room.victims(node) {
             Some((victims, violations)) => {
                 candidates.push(Preemption { node: node.name.clone(), victims, violations });
-                if candidates.len() >= MIN_CANDIDATES.max(snapshot.nodes.len() / 10) {
+                if candidates.len() >= enough {
                     break;
                 }
             }
@@ -65,8 +98,9 @@ pub fn preempt(
         }
     }
     candidates.into_iter().min_by_key(cost).ok_or_else(|| {
-        let reasons: Vec<String> = reasons.iter().map(|(reason, n)| format!("{n} {reason}")).collect();
-        format!("preemption: 0/{} nodes are available: {}.", snapshot.nodes.len(), reasons.join(", "))
+        let mut reasons: Vec<String> = reasons.iter().map(|(reason, n)| format!("{n} {reason}")).collect();
+        reasons.sort();
+        declined(format!("0/{} nodes are available: {}.", snapshot.nodes.len(), reasons.join(", ")), true)
     })
 }
 
@@ -86,46 +120,42 @@ fn started(pod: &PodInfo) -> Option<i64> {
     pod.pod.status.as_ref()?.start_time.as_ref().map(|time| time.0.as_second())
 }
 
-/// The fewest and least important pods whose removal lets the pod fit on a node.
-fn victims(
-    plugins: &[Box<dyn Plugin>],
-    pod: &PodInfo,
-    snapshot: &Snapshot,
-    node: &Arc<NodeInfo>,
-    budgets: &[Arc<PodDisruptionBudget>],
-) -> Option<(Vec<Arc<PodInfo>>, usize)> {
-    let mut lower: Vec<Arc<PodInfo>> =
-        node.pods.iter().filter(|p| p.priority < pod.priority).cloned().collect();
-    if lower.is_empty() {
-        return None;
-    }
-    let fits = |without: &[Arc<PodInfo>]| {
-        let mut changed = NodeInfo::clone(node);
+impl Room<'_> {
+    /// Whether the pod fits on a node without some of its pods, whether or not those to whom it was promised come.
+    fn fits(&self, node: &NodeInfo, without: &[Arc<PodInfo>]) -> bool {
+        let mut changed = node.clone();
         for victim in without {
             changed.remove_pod(&victim.uid);
         }
-        let changed = Arc::new(changed);
-        let nodes =
-            snapshot.nodes.iter().map(|n| if n.name == node.name { changed.clone() } else { n.clone() });
-        let snapshot = Snapshot { nodes: nodes.collect(), namespaces: snapshot.namespaces.clone() };
-        let filters = Filters::prepare(plugins, pod, &snapshot);
-        filters.check(&changed).is_ok()
-    };
-    if !fits(&lower) {
-        return None;
+        let passes = |node: NodeInfo| {
+            let node = Arc::new(node);
+            let snapshot = self.snapshot.with_node(node.clone());
+            let filters = Filters::prepare(&self.framework.filters, self.pod, &snapshot);
+            filters.rejected().is_none() && filters.check(&node).is_ok()
+        };
+        self.nominated.applied(&changed, self.pod).is_none_or(&passes) && passes(changed)
     }
-    lower.sort_by_key(|p| (std::cmp::Reverse(p.priority), started(p).unwrap_or(i64::MAX)));
-    let (violating, harmless) = split_by_budget(&lower, budgets);
-    // Pods are put back one by one, those under a budget and the most important first, as long as the pod still fits.
-    let mut victims = lower.clone();
-    for candidate in violating.iter().chain(&harmless) {
-        let without: Vec<_> = victims.iter().filter(|v| v.uid != candidate.uid).cloned().collect();
-        if fits(&without) {
-            victims = without;
+
+    /// The fewest and least important pods whose removal lets the pod fit on a node.
+    fn victims(&self, node: &NodeInfo) -> Option<(Vec<Arc<PodInfo>>, usize)> {
+        let mut lower: Vec<Arc<PodInfo>> =
+            node.pods.iter().filter(|p| p.priority < self.pod.priority).cloned().collect();
+        if lower.is_empty() || !self.fits(node, &lower) {
+            return None;
         }
+        lower.sort_by_key(|p| (std::cmp::Reverse(p.priority), started(p).unwrap_or(i64::MAX)));
+        let (violating, harmless) = split_by_budget(&lower, self.budgets);
+        // Pods are put back one by one, those under a budget and the most important first, as long as the pod still fits.
+        let mut victims = lower;
+        for candidate in violating.iter().chain(&harmless) {
+            let without: Vec<_> = victims.iter().filter(|v| v.uid != candidate.uid).cloned().collect();
+            if self.fits(node, &without) {
+                victims = without;
+            }
+        }
+        let violations = victims.iter().filter(|v| violating.iter().any(|p| p.uid == v.uid)).count();
+        Some((victims, violations))
     }
-    let violations = victims.iter().filter(|v| violating.iter().any(|p| p.uid == v.uid)).count();
-    Some((victims, violations))
 }
 
 /// Pods whose eviction a disruption budget forbids, and the others, both in the order given.
@@ -160,8 +190,7 @@ fn split_by_budget(
 mod tests {
     use super::*;
     use crate::cycle::schedule;
-    use crate::plugins::all;
-    use crate::testing::{NodeBuilder, PodBuilder, node, pod, snapshot};
+    use crate::testing::{NodeBuilder, PodBuilder, framework, node, pod, snapshot};
     use rand::SeedableRng;
     use rand::rngs::SmallRng;
     use serde_json::json;
@@ -172,11 +201,14 @@ mod tests {
         running: Vec<PodBuilder>,
     ) -> Result<(String, Vec<String>), String> {
         let snapshot = snapshot(nodes, running);
-        let (plugins, pod) = (all(), waiting.build());
+        let (framework, pod) = (framework(), waiting.build());
         let mut random = SmallRng::seed_from_u64(1);
-        let error = schedule(&plugins, &pod, &snapshot, 0, &mut 0, &mut random).expect_err("must not fit");
-        preempt(&plugins, &pod, &snapshot, &error, &[])
+        let nobody = Nominated::default();
+        let error =
+            schedule(&framework, &pod, &snapshot, &nobody, &mut 0, &mut random).expect_err("must not fit");
+        preempt(&framework, &pod, &snapshot, &nobody, &error, &[])
             .map(|p| (p.node, p.victims.iter().map(|v| v.name.clone()).collect()))
+            .map_err(|declined| declined.text)
     }
 
     #[test]
@@ -214,6 +246,13 @@ mod tests {
         assert_eq!(
             outcome(pod("a").requests("1", "0"), vec![full], vec![pod("b").requests("1", "0").on("n1")]),
             Err("preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.".into())
+        );
+        let again = pod("a").requests("1", "0").priority(10).status("nominatedNodeName", json!("n1"));
+        let full = node("n1").allocatable("1", "8Gi", "110");
+        let leaving = pod("b").requests("1", "0").deleted().on("n1");
+        assert_eq!(
+            outcome(again, vec![full], vec![leaving]),
+            Err("preemption: not eligible due to a terminating pod on the nominated node.".into())
         );
         let never = pod("a").requests("1", "0").priority(10).spec("preemptionPolicy", json!("Never"));
         let full = node("n1").allocatable("1", "8Gi", "110");

@@ -9,7 +9,6 @@ use std::collections::{BTreeSet, BinaryHeap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::framework::{ClusterEvent, Plugin};
 use crate::pod::PodInfo;
 
 /// A pod is tried again after this long, whatever happened in between.
@@ -27,15 +26,35 @@ pub struct Waiting {
     /// When it was last tried or came.
     touched: Instant,
     /// Who said no the last time.
-    rejected_by: BTreeSet<&'static str>,
+    pub rejected_by: BTreeSet<&'static str>,
 }
 
+/// Where a pod waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+pub enum Place {
+    /// For its turn.
     Active,
+    /// For its pause to pass.
     BackOff,
+    /// For something to change.
     Unschedulable,
+    /// For its gates to be lifted.
     Gated,
+}
+
+impl Place {
+    /// All, in the order of [`Queue::lengths`].
+    pub const ALL: [Self; 4] = [Self::Active, Self::BackOff, Self::Unschedulable, Self::Gated];
+
+    /// As the metric `scheduler_pending_pods` names it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::BackOff => "backoff",
+            Self::Unschedulable => "unschedulable",
+            Self::Gated => "gated",
+        }
+    }
 }
 
 /// An entry of the active heap; stale ones are skipped when they come up.
@@ -65,6 +84,9 @@ pub struct Queue {
     pods: HashMap<String, (Waiting, Place)>,
     active: BinaryHeap<Turn>,
     back_off: BTreeSet<(Instant, String)>,
+    /// The unschedulable, longest waiting first.
+    stuck: BTreeSet<(Instant, String)>,
+    lengths: [usize; 4],
     initial: Duration,
     max: Duration,
 }
@@ -72,21 +94,62 @@ pub struct Queue {
 impl Queue {
     /// An empty queue with these pauses after failures.
     pub fn new(initial: Duration, max: Duration) -> Self {
-        Self { pods: HashMap::new(), active: BinaryHeap::new(), back_off: BTreeSet::new(), initial, max }
+        Self {
+            pods: HashMap::new(),
+            active: BinaryHeap::new(),
+            back_off: BTreeSet::new(),
+            stuck: BTreeSet::new(),
+            lengths: [0; 4],
+            initial,
+            max,
+        }
     }
 
     /// Numbers of pods: active, in back-off, unschedulable, gated.
     pub fn lengths(&self) -> [usize; 4] {
-        let mut lengths = [0; 4];
-        for (_, place) in self.pods.values() {
-            lengths[*place as usize] += 1;
-        }
-        lengths
+        self.lengths
     }
 
-    /// Takes a new pod, or a change of one that waits.
-    pub fn add(&mut self, pod: Arc<PodInfo>, now: Instant) {
-        let gated = pod.is_gated();
+    /// A pod that waits.
+    pub fn get(&self, uid: &str) -> Option<&Waiting> {
+        self.pods.get(uid).map(|(waiting, _)| waiting)
+    }
+
+    /// Puts a pod somewhere else; the lists of the places follow.
+    fn place(&mut self, uid: &str, to: Place) {
+        let Some((waiting, place)) = self.pods.get_mut(uid) else { return };
+        let from = std::mem::replace(place, to);
+        let entry = (waiting.touched, uid.to_owned());
+        self.lengths[from as usize] -= 1;
+        self.lengths[to as usize] += 1;
+        if from == Place::Unschedulable {
+            self.stuck.remove(&entry);
+        }
+        if to == Place::Unschedulable {
+            self.stuck.insert(entry);
+        }
+    }
+
+    fn insert(&mut self, waiting: Waiting, place: Place) {
+        self.lengths[place as usize] += 1;
+        let (uid, touched) = (waiting.pod.uid.clone(), waiting.touched);
+        if place == Place::Unschedulable {
+            self.stuck.insert((touched, uid.clone()));
+        }
+        self.pods.insert(uid, (waiting, place));
+    }
+
+    fn take(&mut self, uid: &str) -> Option<Waiting> {
+        let (waiting, place) = self.pods.remove(uid)?;
+        self.lengths[place as usize] -= 1;
+        if place == Place::Unschedulable {
+            self.stuck.remove(&(waiting.touched, uid.to_owned()));
+        }
+        Some(waiting)
+    }
+
+    /// Takes a new pod, or a change of one that waits. `gated` pods wait until they come without.
+    pub fn add(&mut self, pod: Arc<PodInfo>, gated: bool, now: Instant) {
         let uid = pod.uid.clone();
         if let Some((waiting, place)) = self.pods.get_mut(&uid) {
             let changed = waiting.pod.pod.spec != pod.pod.spec || waiting.pod.labels() != pod.labels();
@@ -100,15 +163,15 @@ impl Queue {
             return;
         }
         let waiting = Waiting { pod, since: now, attempts: 0, touched: now, rejected_by: BTreeSet::new() };
-        self.pods.insert(uid.clone(), (waiting, Place::Gated));
+        self.insert(waiting, Place::Gated);
         if !gated {
             self.activate(&uid);
         }
     }
 
     /// Forgets a pod that is gone or bound.
-    pub fn remove(&mut self, uid: &str) {
-        self.pods.remove(uid);
+    pub fn remove(&mut self, uid: &str) -> Option<Waiting> {
+        self.take(uid)
     }
 
     /// The next pod whose turn it is. It leaves the queue; give it back with [`Queue::reject`] if it could not be placed.
@@ -120,7 +183,7 @@ impl Queue {
                     && waiting.pod.priority == turn.priority
                     && waiting.touched == turn.touched
             });
-            if current && let Some((mut waiting, _)) = self.pods.remove(&turn.uid) {
+            if current && let Some(mut waiting) = self.take(&turn.uid) {
                 waiting.attempts += 1;
                 return Some(waiting);
             }
@@ -138,35 +201,30 @@ impl Queue {
         waiting.touched = now;
         let only_time = rejected_by.is_empty();
         waiting.rejected_by = rejected_by;
-        self.pods.insert(uid.clone(), (waiting, Place::Unschedulable));
+        self.insert(waiting, Place::Unschedulable);
         if only_time {
             self.wake(&uid, now);
         }
     }
 
-    /// Something changed in the cluster: wakes the pods it may concern.
-    pub fn on_event(&mut self, event: ClusterEvent, plugins: &[Box<dyn Plugin>], now: Instant) {
+    /// Something changed in the cluster: wakes the pods it may concern, and says how many those were.
+    pub fn on_change(&mut self, now: Instant, concerns: impl Fn(&Waiting) -> bool) -> usize {
         let concerned: Vec<String> = self
-            .pods
+            .stuck
             .iter()
-            .filter(|(_, (waiting, place))| {
-                *place == Place::Unschedulable
-                    && plugins
-                        .iter()
-                        .any(|p| waiting.rejected_by.contains(p.name()) && p.is_interested(event))
-            })
-            .map(|(uid, _)| uid.clone())
+            .filter(|(_, uid)| self.pods.get(uid).is_some_and(|(waiting, _)| concerns(waiting)))
+            .map(|(_, uid)| uid.clone())
             .collect();
-        for uid in concerned {
-            self.wake(&uid, now);
+        for uid in &concerned {
+            self.wake(uid, now);
         }
+        concerned.len()
     }
 
     /// When [`Queue::pop`] may have something again without anything being added.
     pub fn next_due(&self) -> Option<Instant> {
         let pause = self.back_off.first().map(|(due, _)| *due);
-        let stuck = self.pods.values().filter(|(_, place)| *place == Place::Unschedulable);
-        let oldest = stuck.map(|(waiting, _)| waiting.touched + MAX_UNSCHEDULABLE).min();
+        let oldest = self.stuck.first().map(|(touched, _)| *touched + MAX_UNSCHEDULABLE);
         pause.into_iter().chain(oldest).min()
     }
 
@@ -176,17 +234,17 @@ impl Queue {
     }
 
     fn activate(&mut self, uid: &str) {
-        if let Some((waiting, place)) = self.pods.get_mut(uid) {
-            *place = Place::Active;
+        self.place(uid, Place::Active);
+        if let Some((waiting, _)) = self.pods.get(uid) {
             let priority = waiting.pod.priority;
             self.active.push(Turn { priority, touched: waiting.touched, uid: uid.to_owned() });
         }
     }
 
     fn wake(&mut self, uid: &str, now: Instant) {
-        let Some((waiting, place)) = self.pods.get_mut(uid) else { return };
+        let Some((waiting, _)) = self.pods.get(uid) else { return };
         let (touched, attempts) = (waiting.touched, waiting.attempts);
-        *place = Place::BackOff;
+        self.place(uid, Place::BackOff);
         let due = touched + self.pause(attempts);
         if attempts == 0 || due <= now {
             self.activate(uid);
@@ -204,10 +262,10 @@ impl Queue {
             }
         }
         let old: Vec<String> = self
-            .pods
+            .stuck
             .iter()
-            .filter(|(_, (w, place))| *place == Place::Unschedulable && w.touched + MAX_UNSCHEDULABLE <= now)
-            .map(|(uid, _)| uid.clone())
+            .take_while(|(touched, _)| *touched + MAX_UNSCHEDULABLE <= now)
+            .map(|(_, uid)| uid.clone())
             .collect();
         for uid in old {
             self.activate(&uid);
@@ -218,7 +276,6 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plugins::all;
     use crate::testing::pod;
     use serde_json::json;
 
@@ -234,33 +291,34 @@ mod tests {
     fn priority_comes_before_age() {
         let (mut queue, start) = (queue(), Instant::now());
         for (i, (name, priority)) in [("old", 0), ("young", 0), ("urgent", 5)].into_iter().enumerate() {
-            queue
-                .add(Arc::new(pod(name).priority(priority).build()), start + Duration::from_millis(i as u64));
+            let pod = Arc::new(pod(name).priority(priority).build());
+            queue.add(pod, false, start + Duration::from_millis(i as u64));
         }
         assert_eq!(names(&mut queue, start), ["urgent", "old", "young"]);
     }
 
     #[test]
     fn only_what_concerns_a_pod_wakes_it() {
-        let (mut queue, start, plugins) = (queue(), Instant::now(), all());
-        queue.add(Arc::new(pod("a").build()), start);
+        let (mut queue, start) = (queue(), Instant::now());
+        queue.add(Arc::new(pod("a").build()), false, start);
         let waiting = queue.pop(start).expect("its turn");
         queue.reject(waiting, BTreeSet::from(["NodeResourcesFit"]), start);
         let later = start + Duration::from_secs(2);
-        queue.on_event(ClusterEvent::NodeLabels, &plugins, later);
+        assert_eq!(queue.on_change(later, |w| w.rejected_by.contains("NodePorts")), 0);
         assert_eq!(names(&mut queue, later), Vec::<String>::new());
-        queue.on_event(ClusterEvent::PodDelete, &plugins, later);
+        assert_eq!(queue.lengths(), [0, 0, 1, 0]);
+        assert_eq!(queue.on_change(later, |w| w.rejected_by.contains("NodeResourcesFit")), 1);
         assert_eq!(names(&mut queue, later), ["a"]);
     }
 
     #[test]
     fn pauses_grow_and_end() {
-        let (mut queue, mut now, plugins) = (queue(), Instant::now(), all());
-        queue.add(Arc::new(pod("a").build()), now);
+        let (mut queue, mut now) = (queue(), Instant::now());
+        queue.add(Arc::new(pod("a").build()), false, now);
         for seconds in [1, 2, 4, 8, 10, 10] {
             let waiting = queue.pop(now).expect("its turn");
             queue.reject(waiting, BTreeSet::from(["NodeResourcesFit"]), now);
-            queue.on_event(ClusterEvent::NodeAdd, &plugins, now);
+            queue.on_change(now, |_| true);
             assert!(queue.pop(now).is_none(), "must pause");
             assert_eq!(queue.next_due(), Some(now + Duration::from_secs(seconds)));
             now += Duration::from_secs(seconds);
@@ -270,7 +328,7 @@ mod tests {
     #[test]
     fn nobody_waits_for_ever() {
         let (mut queue, start) = (queue(), Instant::now());
-        queue.add(Arc::new(pod("a").build()), start);
+        queue.add(Arc::new(pod("a").build()), false, start);
         let waiting = queue.pop(start).expect("its turn");
         queue.reject(waiting, BTreeSet::from(["NodePorts"]), start);
         assert_eq!(names(&mut queue, start + MAX_UNSCHEDULABLE), ["a"]);
@@ -280,9 +338,10 @@ mod tests {
     fn gates_hold_a_pod_back() {
         let (mut queue, start) = (queue(), Instant::now());
         let gated = || pod("a").spec("schedulingGates", json!([{"name": "wait"}]));
-        queue.add(Arc::new(gated().build()), start);
+        queue.add(Arc::new(gated().build()), true, start);
+        assert_eq!(queue.lengths(), [0, 0, 0, 1]);
         assert!(queue.pop(start).is_none());
-        queue.add(Arc::new(pod("a").build()), start);
+        queue.add(Arc::new(pod("a").build()), false, start);
         assert_eq!(names(&mut queue, start), ["a"]);
     }
 }

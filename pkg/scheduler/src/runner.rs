@@ -1,195 +1,132 @@
-//! The loop around the decisions: informers change the cache and the queue, one task takes pods from the queue and
-//! decides, bindings go on beside it.
+//! The loop around the decisions: one task takes pods from the queue and decides, what was decided is written beside it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use client::events::{EventApi, EventRecorder, EventSource, EventType, reference};
-use client::{Event, InformerFactory, Store};
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use client::{InformerFactory, Store};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use parking_lot::Mutex;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::act::Writer;
+use crate::act::{Promise, Writer};
 use crate::cache::Cache;
 use crate::cycle::{FitError, schedule};
-use crate::framework::{ClusterEvent, Plugin};
-use crate::metrics::{Attempt, Metrics, Queue as QueueLabel};
+use crate::informers::{Sources, listen};
+use crate::metrics::{Attempt, Attempts, HeldBack, Metrics};
+use crate::nominated::Nominated;
 use crate::pod::PodInfo;
 use crate::preemption::{Preemption, preempt};
+use crate::profile::Framework;
 use crate::queue::{Queue, Waiting};
-use crate::{Config, Error, plugins};
+use crate::volumes::{Plan, needs, plan};
+use crate::{Config, Error};
 
 /// How long the first lists may take before it is reported and waited for again.
-const SYNC_TIMEOUT: Duration = Duration::from_secs(60);
+const SYNC_REPORT: Duration = Duration::from_secs(60);
 /// Bindings and reports under way at once; further decisions wait.
 const MAX_WRITES: usize = 128;
+/// Pods that wait for their volumes at once; further decisions wait.
+const MAX_VOLUME_WAITS: usize = 1024;
+/// Attempts beyond this are one label of metrics.
+const MAX_ATTEMPTS_LABEL: u32 = 15;
 
 /// What events change and decisions read.
-struct State {
-    cache: Cache,
-    queue: Queue,
+pub(crate) struct State {
+    pub(crate) cache: Cache,
+    pub(crate) queue: Queue,
+    pub(crate) nominated: Nominated,
     next_node: usize,
     random: SmallRng,
 }
 
-struct Shared {
-    config: Config,
-    plugins: Vec<Box<dyn Plugin>>,
-    state: Mutex<State>,
-    wake: Notify,
-    metrics: Metrics,
+pub(crate) struct Shared {
+    frameworks: Vec<Framework>,
+    pub(crate) state: Mutex<State>,
+    pub(crate) wake: Notify,
+    pub(crate) storage_changed: Notify,
+    pub(crate) metrics: Metrics,
     writer: Writer,
-    events: EventRecorder,
+    /// One of each profile, in their order.
+    events: Vec<EventRecorder>,
     budgets: Store<PodDisruptionBudget>,
     writes: Arc<Semaphore>,
+    volume_waits: Arc<Semaphore>,
 }
 
 /// Runs until shutdown.
 pub async fn run(config: Config, client: kube::Client, shutdown: CancellationToken) -> Result<(), Error> {
+    let frameworks = Framework::all(&config.profiles)?;
     let metrics = Metrics::new();
     if let Some(registry) = &config.metrics {
         registry.register(|r| metrics.register(r));
     }
-    let source = EventSource {
-        component: config.scheduler_name.clone(),
-        instance: format!("{}-{}", config.scheduler_name, client::config::host_name()),
-    };
+    let name = crate::DEFAULT_SCHEDULER;
+    let instance = format!("{name}-{}", client::config::host_name());
+    let source = EventSource { component: name.into(), instance };
     let (events, recorder) = EventRecorder::start(client.clone(), EventApi::Events, source, shutdown.clone());
-    let factory = InformerFactory::new(client.clone());
+    // Informers that were handed in are started and ended by who made them.
+    let own = config.informers.is_none();
+    let factory = config.informers.clone().unwrap_or_else(|| InformerFactory::new(client.clone()));
     let random = config.seed.map_or_else(|| SmallRng::from_rng(&mut rand::rng()), SmallRng::seed_from_u64);
+    let mut sources = Sources::new(&factory);
     let shared = Arc::new(Shared {
-        plugins: plugins::all(),
+        events: frameworks.iter().map(|framework| events.for_component(&framework.scheduler_name)).collect(),
+        frameworks,
         state: Mutex::new(State {
             cache: Cache::default(),
             queue: Queue::new(config.initial_backoff, config.max_backoff),
+            nominated: Nominated::default(),
             next_node: 0,
             random,
         }),
         wake: Notify::new(),
+        storage_changed: Notify::new(),
         metrics,
         writer: Writer::new(client),
-        events,
-        budgets: factory.informer::<PodDisruptionBudget>().store(),
+        budgets: sources.informer::<PodDisruptionBudget>().store(),
         writes: Arc::new(Semaphore::new(MAX_WRITES)),
-        config,
+        volume_waits: Arc::new(Semaphore::new(MAX_VOLUME_WAITS)),
     });
-    listen(&shared, &factory);
-    factory.start(shutdown.clone());
-    while let Err(error) = factory.wait_for_sync(SYNC_TIMEOUT).await {
-        if shutdown.is_cancelled() {
-            return Err(Error::NotSynced);
+    listen(&shared, &mut sources);
+    if own {
+        factory.start(shutdown.clone());
+    }
+    let mut synced = std::pin::pin!(sources.synced());
+    loop {
+        let waited = tokio::time::timeout(SYNC_REPORT, synced.as_mut());
+        match shutdown.run_until_cancelled(waited).await {
+            None | Some(Ok(false)) => return Err(Error::NotSynced),
+            Some(Ok(true)) => break,
+            Some(Err(_)) => tracing::warn!("still waiting for the first lists of nodes, pods and volumes"),
         }
-        tracing::warn!(%error, "waiting for nodes and pods");
     }
     let tasks = TaskTracker::new();
     shared.clone().follow(&tasks, &shutdown).await;
     tasks.close();
     tasks.wait().await;
-    factory.stopped().await;
+    if own {
+        factory.stopped().await;
+    }
+    drop(events);
     drop(recorder.await);
     Ok(())
 }
 
-fn listen(shared: &Arc<Shared>, factory: &InformerFactory) {
-    let own = shared.clone();
-    factory.informer::<Node>().on_event(move |event| own.on_node(&event));
-    let own = shared.clone();
-    factory.informer::<Pod>().on_event(move |event| own.on_pod(event));
-    let own = shared.clone();
-    factory.informer::<Namespace>().on_event(move |event| {
-        let namespace = event.object();
-        let name = namespace.metadata.name.clone().unwrap_or_default();
-        let labels = match &event {
-            Event::Deleted(_) => None,
-            _ => Some(namespace.metadata.labels.clone().unwrap_or_default()),
-        };
-        own.state.lock().cache.set_namespace(&name, labels);
-    });
-}
-
-/// What a change of a node means for waiting pods.
-fn node_events(old: Option<&Node>, new: &Node) -> BTreeSet<ClusterEvent> {
-    let Some(old) = old else { return BTreeSet::from([ClusterEvent::NodeAdd]) };
-    let mut events = BTreeSet::new();
-    let allocatable = |n: &Node| n.status.as_ref().and_then(|s| s.allocatable.clone());
-    let taints = |n: &Node| n.spec.as_ref().map(|s| (s.taints.clone(), s.unschedulable));
-    if allocatable(old) != allocatable(new) {
-        events.insert(ClusterEvent::NodeAllocatable);
-    }
-    if old.metadata.labels != new.metadata.labels {
-        events.insert(ClusterEvent::NodeLabels);
-    }
-    if taints(old) != taints(new) {
-        events.insert(ClusterEvent::NodeTaints);
-    }
-    events
-}
-
 impl Shared {
-    fn on_node(&self, event: &Event<Node>) {
-        let now = Instant::now();
-        let mut state = self.state.lock();
-        let State { cache, queue, .. } = &mut *state;
-        let events = match event {
-            Event::Added(node) => {
-                cache.set_node(node);
-                node_events(None, node)
-            }
-            Event::Updated { old, new } => {
-                cache.set_node(new);
-                node_events(Some(old), new)
-            }
-            Event::Deleted(node) => {
-                cache.remove_node(node.metadata.name.as_deref().unwrap_or_default());
-                BTreeSet::new()
-            }
-        };
-        for event in events {
-            queue.on_event(event, &self.plugins, now);
-        }
-        drop(state);
-        self.wake.notify_one();
+    /// The profile a pod asks for, if it is one of ours.
+    pub(crate) fn framework(&self, pod: &PodInfo) -> Option<&Framework> {
+        self.frameworks.iter().find(|framework| framework.scheduler_name == pod.scheduler_name())
     }
 
-    fn on_pod(&self, event: Event<Pod>) {
-        let now = Instant::now();
-        let deleted = matches!(event, Event::Deleted(_));
-        let info = Arc::new(PodInfo::new(event.object().clone()));
-        let mut state = self.state.lock();
-        let State { cache, queue, .. } = &mut *state;
-        if deleted || info.is_finished() {
-            queue.remove(&info.uid);
-            if cache.remove_pod(&info.uid) {
-                queue.on_event(ClusterEvent::PodDelete, &self.plugins, now);
-            }
-        } else if info.node_name.is_empty() {
-            if info.is_terminating() {
-                queue.remove(&info.uid);
-            } else if self.is_ours(&info) && !cache.is_assumed(&info.uid) {
-                queue.add(info, now);
-            }
-        } else {
-            queue.remove(&info.uid);
-            let is_new = !cache.holds(&info.uid) || cache.is_assumed(&info.uid);
-            cache.set_pod(info);
-            if is_new {
-                queue.on_event(ClusterEvent::PodAdd, &self.plugins, now);
-            }
-        }
-        drop(state);
-        self.wake.notify_one();
-    }
-
-    fn is_ours(&self, pod: &PodInfo) -> bool {
-        let asked = pod.pod.spec.as_ref().and_then(|s| s.scheduler_name.as_deref());
-        asked.unwrap_or(crate::DEFAULT_SCHEDULER) == self.config.scheduler_name
+    fn recorder(&self, pod: &PodInfo) -> &EventRecorder {
+        let index = self.frameworks.iter().position(|f| f.scheduler_name == pod.scheduler_name());
+        &self.events[index.unwrap_or(0)]
     }
 
     /// Takes pods and decides until shutdown.
@@ -211,11 +148,8 @@ impl Shared {
             if shutdown.is_cancelled() {
                 return;
             }
-            let own = self.clone();
-            tasks.spawn(async move {
-                own.act(work).await;
-                drop(permit);
-            });
+            let (own, shutdown) = (self.clone(), shutdown.clone());
+            tasks.spawn(async move { own.act(work, permit, &shutdown).await });
         }
     }
 
@@ -223,119 +157,241 @@ impl Shared {
     fn decide_next(&self) -> Option<Work> {
         let now = Instant::now();
         let mut state = self.state.lock();
-        let State { cache, queue, next_node, random } = &mut *state;
+        let State { cache, queue, nominated, next_node, random } = &mut *state;
         let waiting = queue.pop(now)?;
-        let lengths = queue.lengths();
-        for (name, length) in ["active", "backoff", "unschedulable", "gated"].into_iter().zip(lengths) {
-            self.metrics.pending.get_or_create(&QueueLabel { queue: name }).set(length as i64);
-        }
-        let percentage = self.config.percentage_of_nodes_to_score;
-        let decided = schedule(&self.plugins, &waiting.pod, cache.snapshot(), percentage, next_node, random);
-        Some(match decided {
-            Ok(node) => {
-                cache.assume(&waiting.pod, &node);
-                Work { waiting, started: now, outcome: Outcome::Bind(node) }
+        let pod = waiting.pod.clone();
+        let framework = self.framework(&pod)?;
+        let decided = schedule(framework, &pod, cache.snapshot(), nominated, next_node, random);
+        self.metrics.algorithm_seconds.observe(now.elapsed().as_secs_f64());
+        let for_node = |node: &str, cache: &Cache| {
+            let (Some(info), true) = (cache.node(node), framework.binds_volumes) else {
+                return Plan::default();
+            };
+            let volumes = &cache.snapshot().volumes;
+            needs(&pod, volumes).and_then(|needs| plan(&needs, info, volumes)).unwrap_or_default()
+        };
+        self.hold_back(&waiting, &BTreeSet::new());
+        let outcome = match decided {
+            Ok(choice) => {
+                tracing::debug!(
+                    namespace = pod.namespace,
+                    pod = pod.name,
+                    node = choice.node,
+                    evaluated = choice.evaluated,
+                    feasible = choice.feasible,
+                    "placed"
+                );
+                let volumes = for_node(&choice.node, cache);
+                cache.volumes().assume(&volumes);
+                cache.assume(&pod, &choice.node);
+                nominated.remove(&pod.uid);
+                Outcome::Bind { node: choice.node, volumes }
             }
             Err(mut error) => {
-                let budgets = self.budgets.list();
-                self.metrics.preemptions.inc();
-                let preemption =
-                    match preempt(&self.plugins, &waiting.pod, cache.snapshot(), &error, &budgets) {
-                        Ok(preemption) => Some(preemption),
-                        Err(why) => {
-                            error.preemption = why;
-                            None
+                let verdict = if framework.preempts {
+                    self.metrics.preemptions.inc();
+                    let budgets = self.budgets.list();
+                    match preempt(framework, &pod, cache.snapshot(), nominated, &error, &budgets) {
+                        Ok(preemption) => {
+                            self.metrics.victims.observe(preemption.victims.len() as f64);
+                            let outranked = nominated.outranked(&preemption.node, &pod);
+                            for other in &outranked {
+                                nominated.remove(&other.uid);
+                            }
+                            nominated.put(pod.clone(), &preemption.node);
+                            Verdict::Evict(preemption, outranked)
                         }
-                    };
+                        Err(declined) => {
+                            error.preemption = declined.text;
+                            if declined.hopeless { Verdict::Hopeless } else { Verdict::Wait }
+                        }
+                    }
+                } else {
+                    Verdict::Wait
+                };
+                if matches!(verdict, Verdict::Hopeless) {
+                    nominated.remove(&pod.uid);
+                }
+                self.hold_back(&waiting, &error.plugins);
                 // Into the queue before anything is written: what happens meanwhile must find it there.
                 queue.reject(waiting.clone(), error.plugins.clone(), now);
-                Work { waiting, started: now, outcome: Outcome::Unschedulable(error, preemption) }
+                Outcome::Unschedulable(error, verdict)
             }
-        })
+        };
+        Some(Work { waiting, started: now, outcome })
     }
 
-    async fn act(&self, work: Work) {
-        let (pod, result) = (
-            work.waiting.pod.clone(),
-            match work.outcome {
-                Outcome::Bind(node) => self.bind(work.waiting, &node).await,
-                Outcome::Unschedulable(error, preemption) => {
-                    self.unschedulable(&work.waiting.pod, &error, preemption).await;
-                    "unschedulable"
+    /// Keeps count of the pods each plug-in holds back: by these now, or, when there are none, not any more by those
+    /// that held it before.
+    pub(crate) fn hold_back(&self, waiting: &Waiting, now: &BTreeSet<&'static str>) {
+        let profile = waiting.pod.scheduler_name();
+        let gauge = |plugin| {
+            self.metrics.held_back.get_or_create_owned(&HeldBack { plugin, profile: profile.to_owned() })
+        };
+        if now.is_empty() {
+            for plugin in &waiting.rejected_by {
+                gauge(plugin).dec();
+            }
+        } else {
+            for plugin in now {
+                gauge(plugin).inc();
+            }
+        }
+    }
+
+    async fn act(&self, work: Work, permit: OwnedSemaphorePermit, shutdown: &CancellationToken) {
+        let pod = work.waiting.pod.clone();
+        let result = match work.outcome {
+            Outcome::Bind { node, volumes } => {
+                let decided = Decided { waiting: work.waiting, node, volumes };
+                match shutdown.run_until_cancelled(self.bind(decided, permit)).await {
+                    Some(result) => result,
+                    None => return,
                 }
-            },
-        );
-        let labels = Attempt { profile: self.config.scheduler_name.clone(), result };
-        self.metrics.attempts.get_or_create(&labels).inc();
-        self.metrics.seconds.get_or_create(&labels).observe(work.started.elapsed().as_secs_f64());
+            }
+            Outcome::Unschedulable(error, verdict) => {
+                self.unschedulable(&pod, &error, verdict).await;
+                "unschedulable"
+            }
+        };
+        let label = Attempt { profile: pod.scheduler_name().to_owned(), result };
+        self.metrics.attempts.get_or_create(&label).inc();
+        self.metrics.seconds.get_or_create(&label).observe(work.started.elapsed().as_secs_f64());
         tracing::debug!(namespace = pod.namespace, pod = pod.name, result, "scheduling attempt");
     }
 
-    async fn bind(&self, waiting: Waiting, node: &str) -> &'static str {
-        let pod = waiting.pod.clone();
-        match self.writer.bind(&pod, node).await {
+    /// Has volumes bound, then binds the pod. Whoever waits long gives its place among the writers to others.
+    async fn bind(&self, decided: Decided, permit: OwnedSemaphorePermit) -> &'static str {
+        let (pod, mut permit) = (decided.waiting.pod.clone(), Some(permit));
+        if !decided.volumes.is_empty() {
+            let written = self.writer.bind_volumes(&decided.volumes).await.map_err(|error| error.to_string());
+            let settled = match written {
+                Ok(()) => self.wait_for_volumes(&pod, &decided.node, &mut permit).await,
+                Err(error) => Err(error),
+            };
+            if let Err(why) = settled {
+                let message = format!("running PreBind plugin \"VolumeBinding\": binding volumes: {why}");
+                return self.failed(decided, Some(message)).await;
+            }
+        }
+        match self.writer.bind(&pod, &decided.node).await {
             Ok(()) => {
-                let note = format!("Successfully assigned {}/{} to {node}", pod.namespace, pod.name);
-                self.events.event(
-                    &reference(pod.pod.as_ref()),
-                    EventType::Normal,
-                    "Scheduled",
-                    "Binding",
-                    note,
-                );
+                let note =
+                    format!("Successfully assigned {}/{} to {}", pod.namespace, pod.name, decided.node);
+                let subject = reference(pod.pod.as_ref());
+                self.recorder(&pod).event(&subject, EventType::Normal, "Scheduled", "Binding", note);
+                let attempts = decided.waiting.attempts;
+                let label = Attempts {
+                    attempts: if attempts > MAX_ATTEMPTS_LABEL {
+                        format!("{MAX_ATTEMPTS_LABEL}+")
+                    } else {
+                        attempts.to_string()
+                    },
+                };
+                let waited = decided.waiting.since.elapsed().as_secs_f64();
+                self.metrics.sli_seconds.get_or_create(&label).observe(waited);
+                self.metrics.pod_attempts.observe(f64::from(attempts));
                 "scheduled"
             }
+            Err(error) if client::is_not_found(&error) => self.failed(decided, None).await,
             Err(error) => {
-                {
-                    let mut state = self.state.lock();
-                    state.cache.forget(&pod.uid);
-                    // A pod that is gone has left by its own event; any other is tried again after a pause.
-                    if !client::is_not_found(&error) {
-                        state.queue.reject(waiting, BTreeSet::new(), Instant::now());
-                    }
-                }
-                self.wake.notify_one();
-                if client::is_not_found(&error) {
-                    return "error";
-                }
+                tracing::warn!(namespace = pod.namespace, pod = pod.name, %error, "binding failed");
                 let message = format!("running Bind plugin \"DefaultBinder\": {error}");
-                tracing::warn!(namespace = pod.namespace, pod = pod.name, node, %error, "binding failed");
-                self.events.event(
-                    &reference(pod.pod.as_ref()),
-                    EventType::Warning,
-                    "FailedScheduling",
-                    "Scheduling",
-                    message.clone(),
-                );
-                if let Err(error) = self.writer.report(&pod, "SchedulerError", &message, None).await {
-                    tracing::debug!(%error, "status not written");
-                }
-                "error"
+                self.failed(decided, Some(message)).await
             }
         }
     }
 
-    async fn unschedulable(&self, pod: &PodInfo, error: &FitError, preemption: Option<Preemption>) {
+    /// Waits until the pod's claims are bound.
+    async fn wait_for_volumes(
+        &self,
+        pod: &PodInfo,
+        node: &str,
+        permit: &mut Option<OwnedSemaphorePermit>,
+    ) -> Result<(), String> {
+        let timeout = self.framework(pod).map_or(Duration::ZERO, |framework| framework.args.bind_timeout());
+        let gone = || "the scheduler is ending".to_owned();
+        let _waiting = self.volume_waits.clone().acquire_owned().await.map_err(|_| gone())?;
+        permit.take();
+        let settled = async {
+            loop {
+                let changed = self.storage_changed.notified();
+                tokio::pin!(changed);
+                // Registered before the look, so that no change falls in between.
+                changed.as_mut().enable();
+                {
+                    let state = self.state.lock();
+                    if state.cache.pod(&pod.uid).is_none() {
+                        return Err("pod does not exist any more".to_owned());
+                    }
+                    if state.cache.snapshot().volumes.settled(pod, node)? {
+                        return Ok(());
+                    }
+                }
+                changed.await;
+            }
+        };
+        tokio::time::timeout(timeout, settled)
+            .await
+            .unwrap_or_else(|_| Err("context deadline exceeded".to_owned()))?;
+        *permit = Some(self.writes.clone().acquire_owned().await.map_err(|_| gone())?);
+        Ok(())
+    }
+
+    /// Takes a decision back that could not be carried out. Without a message the pod is gone.
+    async fn failed(&self, decided: Decided, message: Option<String>) -> &'static str {
+        let pod = decided.waiting.pod.clone();
+        {
+            let mut state = self.state.lock();
+            state.cache.volumes().forget(&decided.volumes);
+            let existed = state.cache.is_assumed(&pod.uid);
+            state.cache.forget(&pod.uid);
+            // A pod that is gone has left by its own event; any other is tried again after a pause.
+            if message.is_some() && existed {
+                state.queue.reject(decided.waiting, BTreeSet::new(), Instant::now());
+            }
+        }
+        self.wake.notify_one();
+        if let Some(message) = message {
+            let subject = reference(pod.pod.as_ref());
+            let recorder = self.recorder(&pod);
+            recorder.event(&subject, EventType::Warning, "FailedScheduling", "Scheduling", message.clone());
+            if let Err(error) = self.writer.report(&pod, "SchedulerError", &message, Promise::Keep).await {
+                tracing::debug!(%error, "status not written");
+            }
+        }
+        "error"
+    }
+
+    async fn unschedulable(&self, pod: &PodInfo, error: &FitError, verdict: Verdict) {
         let message = error.message();
         let subject = reference(pod.pod.as_ref());
-        self.events.event(&subject, EventType::Warning, "FailedScheduling", "Scheduling", message.clone());
-        let nominated = preemption.as_ref().map(|p| p.node.as_str());
-        if let Err(error) = self.writer.report(pod, "Unschedulable", &message, nominated).await {
+        let recorder = self.recorder(pod);
+        recorder.event(&subject, EventType::Warning, "FailedScheduling", "Scheduling", message.clone());
+        let promise = match &verdict {
+            Verdict::Evict(preemption, _) => Promise::Node(&preemption.node),
+            Verdict::Hopeless => Promise::Withdraw,
+            Verdict::Wait => Promise::Keep,
+        };
+        if let Err(error) = self.writer.report(pod, "Unschedulable", &message, promise).await {
             tracing::debug!(namespace = pod.namespace, pod = pod.name, %error, "status not written");
         }
-        for victim in preemption.iter().flat_map(|p| &p.victims).filter(|v| !v.is_terminating()) {
+        let Verdict::Evict(preemption, outranked) = &verdict else { return };
+        for other in outranked {
+            if let Err(error) = self.writer.withdraw(other).await {
+                tracing::debug!(namespace = other.namespace, pod = other.name, %error, "status not written");
+            }
+        }
+        for victim in preemption.victims.iter().filter(|v| !v.is_terminating()) {
             match self.writer.evict(victim, pod).await {
-                Ok(()) => {
-                    let node = nominated.unwrap_or_default();
-                    self.events.event_with_related(
-                        &reference(victim.pod.as_ref()),
-                        Some(&subject),
-                        EventType::Normal,
-                        "Preempted",
-                        "Preempting",
-                        format!("Preempted by pod {} on node {node}", pod.uid),
-                    );
-                }
+                Ok(()) => recorder.event_with_related(
+                    &reference(victim.pod.as_ref()),
+                    Some(&subject),
+                    EventType::Normal,
+                    "Preempted",
+                    "Preempting",
+                    format!("Preempted by pod {} on node {}", pod.uid, preemption.node),
+                ),
                 Err(error) if client::is_not_found(&error) => {}
                 Err(error) => tracing::warn!(victim = victim.name, %error, "preemption failed"),
             }
@@ -351,6 +407,23 @@ struct Work {
 }
 
 enum Outcome {
-    Bind(String),
-    Unschedulable(FitError, Option<Preemption>),
+    Bind { node: String, volumes: Plan },
+    Unschedulable(FitError, Verdict),
+}
+
+/// What preemption has to say.
+enum Verdict {
+    /// These must go, and those promised the node come after this pod.
+    Evict(Preemption, Vec<Arc<PodInfo>>),
+    /// Nothing new.
+    Wait,
+    /// No node can be made free.
+    Hopeless,
+}
+
+/// A pod, its node, and what its claims get there.
+struct Decided {
+    waiting: Waiting,
+    node: String,
+    volumes: Plan,
 }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::cache::{Cache, Snapshot};
 use crate::pod::PodInfo;
+use crate::profile::{Framework, Profile};
 
 pub(crate) struct PodBuilder(Value);
 
@@ -40,6 +41,16 @@ impl PodBuilder {
 
     pub(crate) fn spec(mut self, field: &str, value: Value) -> Self {
         self.0["spec"][field] = value;
+        self
+    }
+
+    pub(crate) fn status(mut self, field: &str, value: Value) -> Self {
+        self.0["status"][field] = value;
+        self
+    }
+
+    pub(crate) fn deleted(mut self) -> Self {
+        self.0["metadata"]["deletionTimestamp"] = json!("2030-01-01T00:00:00Z");
         self
     }
 
@@ -96,6 +107,11 @@ impl NodeBuilder {
     pub(crate) fn build(self) -> Node {
         serde_json::from_value(self.0).expect("a node")
     }
+}
+
+/// The default profile.
+pub(crate) fn framework() -> Framework {
+    Framework::new(&Profile::named(crate::DEFAULT_SCHEDULER)).expect("the default profile")
 }
 
 /// A snapshot of nodes and the pods on them.

@@ -3,15 +3,17 @@
 //! [`Cluster`] is a server on loopback with a store in memory. Most tests talk to its handler directly
 //! ([`Cluster::call`]), which is the code that serves the network, without sockets; the others use kubectl and kube.
 
+pub mod component;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use ::component::http::{Body, full};
 use anyhow::{Context as _, bail};
 use apiserver::InProcess;
 use auth::UserInfo;
 use bytes::Bytes;
-use component::http::{Body, full};
 use controlplane::dev::Dev;
 use controlplane::{Config, ControlPlane, StorageConfig};
 use http::{HeaderMap, Request};
@@ -75,8 +77,8 @@ impl Cluster {
         storage: StorageConfig,
         configure: impl FnOnce(&mut Config),
     ) -> anyhow::Result<Self> {
-        component::install_crypto();
-        component::logs::init(&component::logs::Options::default());
+        ::component::install_crypto();
+        ::component::logs::init(&::component::logs::Options::default());
         let dir = tempfile::tempdir()?;
         let mut dev = Dev::new(SocketAddr::from(([127, 0, 0, 1], 0)), storage)?;
         configure(&mut dev.config);

@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use apimachinery::quantity::Quantity;
 use client::events::{EventRecorder, EventType, reference};
 use client::rest::Rest;
 use client::workqueue::WorkQueue;
@@ -14,70 +13,20 @@ use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::ResourceExt;
-use kube::core::SelectorExt as _;
+use placement::volumes::{
+    BIND_COMPLETED, BOUND_BY_CONTROLLER, NO_PROVISIONER, best, class_of_claim, is_delayed, is_for,
+    is_unclaimed, selected_node, volume_of,
+};
 use serde_json::Value;
 
 use crate::context::{Context, Key, Next, Reconcile, SyncError, SyncResult};
-use crate::owner::selector;
 use crate::resources::{CLAIMS, VOLUMES};
 
-const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
-const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
-const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 const PROVISIONER: [&str; 2] =
     ["volume.kubernetes.io/storage-provisioner", "volume.beta.kubernetes.io/storage-provisioner"];
-const CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
 
 type Claim = PersistentVolumeClaim;
 type Volume = PersistentVolume;
-
-fn class_of_claim(claim: &Claim) -> &str {
-    claim
-        .annotations()
-        .get(CLASS_ANNOTATION)
-        .or_else(|| claim.spec.as_ref()?.storage_class_name.as_ref())
-        .map_or("", String::as_str)
-}
-
-fn class_of_volume(volume: &Volume) -> &str {
-    volume
-        .annotations()
-        .get(CLASS_ANNOTATION)
-        .or_else(|| volume.spec.as_ref()?.storage_class_name.as_ref())
-        .map_or("", String::as_str)
-}
-
-/// Whether a volume is kept for a claim: reserved by name, or bound to this very claim.
-fn is_for(volume: &Volume, claim: &Claim) -> bool {
-    let Some(held) = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref()) else { return false };
-    held.name == claim.metadata.name
-        && held.namespace == claim.metadata.namespace
-        && held.uid.as_ref().is_none_or(|uid| uid.is_empty() || Some(uid) == claim.metadata.uid.as_ref())
-}
-
-fn size(
-    list: Option<
-        &std::collections::BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>,
-    >,
-) -> Quantity {
-    list.and_then(|list| list.get("storage")).and_then(|text| text.0.parse().ok()).unwrap_or_default()
-}
-
-/// Whether a volume is what a claim asks for.
-fn fits(volume: &Volume, claim: &Claim) -> bool {
-    let (Some(has), Some(wants)) = (&volume.spec, &claim.spec) else { return false };
-    let mode = |mode: &Option<String>| mode.clone().unwrap_or_else(|| "Filesystem".into());
-    let modes = has.access_modes.as_deref().unwrap_or(&[]);
-    volume.metadata.deletion_timestamp.is_none()
-        && class_of_volume(volume) == class_of_claim(claim)
-        && mode(&has.volume_mode) == mode(&wants.volume_mode)
-        && wants.access_modes.iter().flatten().all(|mode| modes.contains(mode))
-        && size(has.capacity.as_ref()) >= size(wants.resources.as_ref().and_then(|r| r.requests.as_ref()))
-        && wants
-            .selector
-            .as_ref()
-            .is_none_or(|wanted| selector(Some(wanted)).is_some_and(|s| s.matches(volume.labels())))
-}
 
 /// What a claim needs.
 #[derive(Debug, PartialEq)]
@@ -94,14 +43,12 @@ enum Step {
 
 fn decide(claim: &Claim, volumes: &[Arc<Volume>], class: Option<&StorageClass>) -> Step {
     let wait = |kind, reason, note: &str| Step::Wait(kind, reason, note.to_owned());
-    let named =
-        claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref()).filter(|name| !name.is_empty());
     let completed = claim.annotations().contains_key(BIND_COMPLETED);
-    if let Some(name) = named {
+    let name = volume_of(claim);
+    if !name.is_empty() {
         let volume = volumes.iter().find(|volume| volume.name_any() == name);
-        let unclaimed = |volume: &Volume| volume.spec.as_ref().is_none_or(|spec| spec.claim_ref.is_none());
         return match volume {
-            Some(volume) if is_for(volume, claim) || (!completed && unclaimed(volume)) => {
+            Some(volume) if is_for(volume, claim) || (!completed && is_unclaimed(volume)) => {
                 Step::Bind(volume.clone())
             }
             None if completed => Step::Lost(
@@ -122,25 +69,16 @@ fn decide(claim: &Claim, volumes: &[Arc<Volume>], class: Option<&StorageClass>) 
             }
         };
     }
-    // one that is reserved for the claim wins, then the smallest that fits
-    let reserved =
-        volumes.iter().find(|volume| is_for(volume, claim) && volume.metadata.deletion_timestamp.is_none());
-    if let Some(volume) = reserved {
+    // one that is reserved for the claim wins, then the smallest that fits; the latter is the scheduler's choice for
+    // claims that wait for a pod
+    let delayed = is_delayed(class);
+    let usable = volumes.iter().filter(|volume| !delayed || is_for(volume, claim));
+    if let Some(volume) = best(usable, claim) {
         return Step::Bind(volume.clone());
     }
-    let delayed =
-        class.and_then(|class| class.volume_binding_mode.as_deref()) == Some("WaitForFirstConsumer");
-    if delayed && !claim.annotations().contains_key(SELECTED_NODE) {
+    if delayed && selected_node(claim).is_none() {
         let note = "waiting for first consumer to be created before binding";
         return wait(EventType::Normal, "WaitForFirstConsumer", note);
-    }
-    let free =
-        volumes.iter().filter(|volume| volume.spec.as_ref().is_some_and(|spec| spec.claim_ref.is_none()));
-    let smallest = free.filter(|volume| !delayed && fits(volume, claim)).min_by_key(|volume| {
-        (size(volume.spec.as_ref().and_then(|s| s.capacity.as_ref())), volume.name_any())
-    });
-    if let Some(volume) = smallest {
-        return Step::Bind(volume.clone());
     }
     match (class_of_claim(claim), class) {
         ("", _) => wait(
@@ -153,7 +91,7 @@ fn decide(claim: &Claim, volumes: &[Arc<Volume>], class: Option<&StorageClass>) 
             "ProvisioningFailed",
             format!("storageclass.storage.k8s.io {name:?} not found"),
         ),
-        (_, Some(class)) if class.provisioner == "kubernetes.io/no-provisioner" => {
+        (_, Some(class)) if class.provisioner == NO_PROVISIONER => {
             wait(EventType::Normal, "FailedBinding", "no persistent volumes available for this claim")
         }
         (_, Some(class)) => Step::Provision(class.provisioner.clone()),

@@ -5,13 +5,15 @@ use rand::rngs::SmallRng;
 use serde_json::json;
 
 use super::{FitError, schedule};
-use crate::plugins::all;
-use crate::testing::{NodeBuilder, PodBuilder, node, pod, snapshot};
+use crate::nominated::Nominated;
+use crate::testing::{NodeBuilder, PodBuilder, framework, node, pod, snapshot};
 
 fn place(waiting: PodBuilder, nodes: Vec<NodeBuilder>, running: Vec<PodBuilder>) -> Result<String, FitError> {
     let snapshot = snapshot(nodes, running);
     let mut random = SmallRng::seed_from_u64(1);
-    schedule(&all(), &waiting.build(), &snapshot, 0, &mut 0, &mut random)
+    let nobody = Nominated::default();
+    schedule(&framework(), &waiting.build(), &snapshot, &nobody, &mut 0, &mut random)
+        .map(|choice| choice.node)
 }
 
 fn why(waiting: PodBuilder, nodes: Vec<NodeBuilder>, running: Vec<PodBuilder>) -> String {
@@ -33,7 +35,7 @@ fn messages_are_upstreams() {
         || vec![node("n1").allocatable("1", "1Gi", "110"), node("n2").taint("dedicated", "db", "NoSchedule")];
     assert_eq!(
         why(pod("a").requests("2", "1Gi"), full(), vec![]),
-        "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint {dedicated: db}."
+        "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint(s)."
     );
     assert_eq!(why(pod("a"), vec![], vec![]), "no nodes available to schedule pods");
     assert_eq!(
@@ -176,9 +178,39 @@ fn large_clusters_are_searched_in_turns() {
     let nodes = (0..200).map(|i| node(&format!("n{i}"))).collect();
     let snapshot = snapshot(nodes, vec![]);
     let mut random = SmallRng::seed_from_u64(1);
-    let mut start = 0;
-    schedule(&all(), &pod("a").build(), &snapshot, 0, &mut start, &mut random).expect("fits");
+    let (mut start, nobody) = (0, Nominated::default());
+    schedule(&framework(), &pod("a").build(), &snapshot, &nobody, &mut start, &mut random).expect("fits");
     assert_eq!(start, 100, "half of 200 would be 98: never fewer than 100 are looked at");
-    schedule(&all(), &pod("a").build(), &snapshot, 0, &mut start, &mut random).expect("fits");
+    schedule(&framework(), &pod("a").build(), &snapshot, &nobody, &mut start, &mut random).expect("fits");
     assert_eq!(start, 0);
+}
+
+#[test]
+fn room_made_for_one_pod_is_not_for_lesser_ones() {
+    let snapshot = snapshot(vec![node("n1").allocatable("1", "8Gi", "110")], vec![]);
+    let mut nominated = Nominated::default();
+    let promised = pod("high").priority(10).requests("1", "0").status("nominatedNodeName", json!("n1"));
+    let promised = std::sync::Arc::new(promised.build());
+    nominated.put(promised.clone(), "n1");
+    let run = |pod: &crate::pod::PodInfo| {
+        let mut random = SmallRng::seed_from_u64(1);
+        schedule(&framework(), pod, &snapshot, &nominated, &mut 0, &mut random).map(|choice| choice.node)
+    };
+    let low = pod("low").requests("1", "0").build();
+    assert_eq!(run(&low).expect_err("taken").message(), "0/1 nodes are available: 1 Insufficient cpu.");
+    assert_eq!(run(&promised).expect("its own"), "n1");
+}
+
+#[test]
+fn pods_of_a_service_spread_over_hosts_by_default() {
+    let web = |name: &str| pod(name).label("app", "web");
+    let mut snapshot = snapshot(vec![node("n1"), node("n2")], vec![web("b").on("n1"), web("c").on("n1")]);
+    let mut random = SmallRng::seed_from_u64(1);
+    let nobody = Nominated::default();
+    let selector = crate::pod::Labels::from([("app".to_owned(), "web".to_owned())]);
+    std::sync::Arc::make_mut(&mut snapshot.workloads).set_service("default", "web", Some(selector));
+    for _ in 0..10 {
+        let choice = schedule(&framework(), &web("a").build(), &snapshot, &nobody, &mut 0, &mut random);
+        assert_eq!(choice.expect("fits").node, "n2");
+    }
 }

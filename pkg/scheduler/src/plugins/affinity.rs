@@ -2,17 +2,24 @@
 
 use std::collections::HashMap;
 
+use crate::args::InterPodArgs;
 use crate::cache::Snapshot;
-use crate::framework::{ClusterEvent, Filter, Normalise, Plugin, Score, Unfit};
+use crate::framework::{Change, Filter, Normalise, Plugin, Score, Unfit};
 use crate::node::NodeInfo;
 use crate::pod::{AffinityTerm, PodInfo};
 
-/// Weight of existing pods' *required* affinity to the pod, when nodes are scored (`hardPodAffinityWeight`).
-const HARD_AFFINITY_WEIGHT: i64 = 1;
-
 /// Pod affinity and anti-affinity, required and preferred, of the pod and of those that run.
 #[derive(Debug)]
-pub struct InterPodAffinity;
+pub(super) struct InterPodAffinity {
+    args: InterPodArgs,
+}
+
+impl InterPodAffinity {
+    /// With its arguments.
+    pub(super) fn new(args: &InterPodArgs) -> Self {
+        Self { args: args.clone() }
+    }
+}
 
 /// Numbers of matching pods by topology: (label key, value).
 type Counts<'a> = HashMap<(&'a str, &'a str), i64>;
@@ -32,7 +39,8 @@ impl Plugin for InterPodAffinity {
 
     fn filter<'a>(&'a self, pod: &'a PodInfo, snapshot: &'a Snapshot) -> Filter<'a> {
         let (mut wanted, mut unwanted, mut forbidden) = (Counts::new(), Counts::new(), Counts::new());
-        for node in &snapshot.nodes {
+        let own = !pod.affinity.is_empty() || !pod.anti_affinity.is_empty();
+        for node in snapshot.nodes.iter().filter(|node| own || node.anti_affine > 0) {
             for other in &node.pods {
                 for term in other.anti_affinity.iter().filter(|term| matches(term, pod, snapshot)) {
                     forbidden.extend(topology(term, node).map(|t| (t, 1)));
@@ -83,13 +91,17 @@ impl Plugin for InterPodAffinity {
     }
 
     fn score<'a>(&'a self, pod: &'a PodInfo, _: &'a [&'a NodeInfo], snapshot: &'a Snapshot) -> Score<'a> {
+        let own = !pod.preferred_pods.is_empty();
+        if !own && self.args.ignore_preferred_terms_of_existing_pods {
+            return Score::Skip;
+        }
         let mut counts = Counts::new();
         let mut add = |term: &'a AffinityTerm, node: &'a NodeInfo, weight: i64| {
             if let Some(topology) = topology(term, node) {
                 *counts.entry(topology).or_default() += weight;
             }
         };
-        for node in &snapshot.nodes {
+        for node in snapshot.nodes.iter().filter(|node| own || node.affine > 0) {
             for other in &node.pods {
                 for (weight, term) in pod.preferred_pods.iter().filter(|(_, t)| matches(t, other, snapshot)) {
                     add(term, node, *weight);
@@ -98,7 +110,7 @@ impl Plugin for InterPodAffinity {
                     add(term, node, *weight);
                 }
                 for term in other.affinity.iter().filter(|t| matches(t, pod, snapshot)) {
-                    add(term, node, HARD_AFFINITY_WEIGHT);
+                    add(term, node, self.args.hard_pod_affinity_weight);
                 }
             }
         }
@@ -114,12 +126,15 @@ impl Plugin for InterPodAffinity {
         )
     }
 
-    fn weight(&self) -> i64 {
-        2
-    }
-
-    fn is_interested(&self, event: ClusterEvent) -> bool {
-        use ClusterEvent::{NodeAdd, NodeLabels, PodAdd, PodDelete, PodItself};
-        matches!(event, NodeAdd | NodeLabels | PodAdd | PodDelete | PodItself)
+    fn wakes(&self, change: &Change<'_>, pod: &PodInfo, snapshot: &Snapshot) -> bool {
+        match change {
+            Change::Node(_, what) => what.added || what.labels,
+            Change::PodAdd(new) => pod.affinity.iter().any(|term| matches(term, new, snapshot)),
+            Change::PodDelete(gone) => {
+                pod.anti_affinity.iter().any(|term| matches(term, gone, snapshot))
+                    || gone.anti_affinity.iter().any(|term| matches(term, pod, snapshot))
+            }
+            Change::Storage => false,
+        }
     }
 }

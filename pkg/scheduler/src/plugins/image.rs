@@ -1,7 +1,7 @@
 //! Nodes that have a pod's images already.
 
 use crate::cache::Snapshot;
-use crate::framework::{ClusterEvent, MAX_NODE_SCORE, Normalise, Plugin, Score};
+use crate::framework::{Change, MAX_NODE_SCORE, Normalise, Plugin, Score};
 use crate::node::NodeInfo;
 use crate::pod::PodInfo;
 
@@ -12,7 +12,7 @@ const MAX_CONTAINER_BYTES: i64 = 1000 << 20;
 
 /// Prefers nodes with more bytes of the pod's images, weighed by how many nodes have them.
 #[derive(Debug)]
-pub struct ImageLocality;
+pub(super) struct ImageLocality;
 
 /// The name under which a node lists an image: with a tag.
 fn normalised(image: &str) -> String {
@@ -52,7 +52,7 @@ impl Plugin for ImageLocality {
         )
     }
 
-    fn is_interested(&self, _: ClusterEvent) -> bool {
+    fn wakes(&self, _: &Change<'_>, _: &PodInfo, _: &Snapshot) -> bool {
         false
     }
 }

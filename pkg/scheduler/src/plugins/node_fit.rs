@@ -1,16 +1,40 @@
 //! Resources: what must fit, and where it fits best.
 
+use crate::args::{BalancedArgs, FitArgs};
 use crate::cache::Snapshot;
-use crate::framework::{ClusterEvent, Filter, MAX_NODE_SCORE, Normalise, Plugin, Score, Unfit};
+use crate::framework::{Change, Filter, MAX_NODE_SCORE, Normalise, Plugin, Score, Unfit, accepts};
 use crate::node::NodeInfo;
+use crate::plugins::scoring::{Scorer, usage};
 use crate::pod::PodInfo;
 
-/// What a pod asks for must be free; emptier nodes score higher (`LeastAllocated` of CPU and memory).
+/// What a pod asks for must be free; how nodes compare is up to the strategy.
 #[derive(Debug)]
-pub struct NodeResourcesFit;
+pub(super) struct NodeResourcesFit {
+    ignored: Vec<String>,
+    ignored_groups: Vec<String>,
+    scorer: Scorer,
+}
+
+impl NodeResourcesFit {
+    /// With its arguments.
+    pub(super) fn new(args: &FitArgs) -> Self {
+        Self {
+            ignored: args.ignored_resources.clone(),
+            ignored_groups: args.ignored_resource_groups.clone(),
+            scorer: Scorer::new(&args.scoring_strategy),
+        }
+    }
+
+    /// Extended resources that somebody else sees to.
+    fn ignores(&self, name: &str) -> bool {
+        let group = name.split_once('/').map(|(group, _)| group);
+        self.ignored.iter().any(|ignored| ignored == name)
+            || group.is_some_and(|group| self.ignored_groups.iter().any(|ignored| ignored == group))
+    }
+}
 
 /// Everything of a node that is too little for a pod.
-fn insufficient(pod: &PodInfo, node: &NodeInfo) -> Vec<Unfit> {
+fn insufficient(pod: &PodInfo, node: &NodeInfo, ignores: impl Fn(&str) -> bool) -> Vec<Unfit> {
     let mut found = Vec::new();
     if node.pods.len() as i64 + 1 > node.max_pods {
         found.push(Unfit::now("Too many pods"));
@@ -29,7 +53,7 @@ fn insufficient(pod: &PodInfo, node: &NodeInfo) -> Vec<Unfit> {
     check("cpu", asked.milli_cpu, used.milli_cpu, all.milli_cpu);
     check("memory", asked.memory, used.memory, all.memory);
     check("ephemeral-storage", asked.ephemeral_storage, used.ephemeral_storage, all.ephemeral_storage);
-    for (name, amount) in &asked.scalar {
+    for (name, amount) in asked.scalar.iter().filter(|(name, _)| !ignores(name)) {
         let of = |list: &crate::resources::Resources| list.scalar.get(name).copied().unwrap_or(0);
         check(name, *amount, of(used), of(all));
     }
@@ -43,7 +67,7 @@ impl Plugin for NodeResourcesFit {
 
     fn filter<'a>(&'a self, pod: &'a PodInfo, _: &'a Snapshot) -> Filter<'a> {
         Filter::Each(Box::new(|node| {
-            let found = insufficient(pod, node);
+            let found = insufficient(pod, node, |name| self.ignores(name));
             if found.is_empty() {
                 return Ok(());
             }
@@ -55,28 +79,38 @@ impl Plugin for NodeResourcesFit {
     }
 
     fn score<'a>(&'a self, pod: &'a PodInfo, _: &'a [&'a NodeInfo], _: &'a Snapshot) -> Score<'a> {
-        Score::Each(
-            Box::new(|node| {
-                let free = |used: i64, all: i64| {
-                    if all <= 0 || used > all { 0 } else { (all - used) * MAX_NODE_SCORE / all }
-                };
-                let cpu = free(node.non_zero.0 + pod.non_zero.0, node.allocatable.milli_cpu);
-                let memory = free(node.non_zero.1 + pod.non_zero.1, node.allocatable.memory);
-                i64::midpoint(cpu, memory)
-            }),
-            Normalise::None,
-        )
+        Score::Each(Box::new(|node| self.scorer.score(pod, node)), Normalise::None)
     }
 
-    fn is_interested(&self, event: ClusterEvent) -> bool {
-        use ClusterEvent::{NodeAdd, NodeAllocatable, PodDelete, PodItself};
-        matches!(event, NodeAdd | NodeAllocatable | PodDelete | PodItself)
+    fn wakes(&self, change: &Change<'_>, pod: &PodInfo, snapshot: &Snapshot) -> bool {
+        match change {
+            Change::Node(node, what) => {
+                (what.added || what.allocatable) && accepts(self, pod, node, snapshot)
+            }
+            Change::PodDelete(_) => true,
+            _ => false,
+        }
     }
 }
 
-/// Nodes whose CPU and memory would be used to about the same fraction score higher.
+/// Nodes whose resources would be used to about the same fraction score higher.
 #[derive(Debug)]
-pub struct BalancedAllocation;
+pub(super) struct BalancedAllocation {
+    resources: Vec<String>,
+}
+
+impl BalancedAllocation {
+    /// With its arguments.
+    pub(super) fn new(args: &BalancedArgs) -> Self {
+        Self { resources: args.resources.iter().map(|resource| resource.name.clone()).collect() }
+    }
+}
+
+/// The standard deviation.
+fn deviation(values: &[f64]) -> f64 {
+    let mean = values.iter().sum::<f64>() / values.len() as f64;
+    (values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / values.len() as f64).sqrt()
+}
 
 impl Plugin for BalancedAllocation {
     fn name(&self) -> &'static str {
@@ -90,19 +124,20 @@ impl Plugin for BalancedAllocation {
         }
         Score::Each(
             Box::new(|node| {
-                let fraction =
-                    |used: i64, all: i64| if all <= 0 { 1.0 } else { (used as f64 / all as f64).min(1.0) };
-                let cpu =
-                    fraction(node.requested.milli_cpu + pod.requests.milli_cpu, node.allocatable.milli_cpu);
-                let memory = fraction(node.requested.memory + pod.requests.memory, node.allocatable.memory);
-                // The standard deviation of two values is half their distance.
-                ((1.0 - (cpu - memory).abs() / 2.0) * MAX_NODE_SCORE as f64) as i64
+                let fractions: Vec<f64> = self
+                    .resources
+                    .iter()
+                    .filter_map(|name| usage(name, pod, node, false))
+                    .map(|usage| (usage.used as f64 / usage.all as f64).min(1.0))
+                    .collect();
+                let uneven = if fractions.len() < 2 { 0.0 } else { deviation(&fractions) };
+                ((1.0 - uneven) * MAX_NODE_SCORE as f64) as i64
             }),
             Normalise::None,
         )
     }
 
-    fn is_interested(&self, _: ClusterEvent) -> bool {
+    fn wakes(&self, _: &Change<'_>, _: &PodInfo, _: &Snapshot) -> bool {
         false
     }
 }

@@ -2,17 +2,21 @@
 
 use std::collections::BTreeSet;
 
+use k8s_openapi::api::core::v1::Taint;
+use placement::nodes::{NodeRequirement, NodeTerm, tolerates, untolerated};
+
+use crate::args::NodeAffinityArgs;
 use crate::cache::Snapshot;
-use crate::framework::{ClusterEvent, Filter, Normalise, Plugin, Score, Unfit};
+use crate::framework::{Change, Filter, Normalise, Plugin, Score, Unfit, accepts};
 use crate::node::NodeInfo;
-use crate::pod::{PodInfo, tolerates};
+use crate::pod::PodInfo;
 
 /// Taint that stands for `spec.unschedulable`.
 const UNSCHEDULABLE_TAINT: &str = "node.kubernetes.io/unschedulable";
 
 /// Cordoned nodes.
 #[derive(Debug)]
-pub struct NodeUnschedulable;
+pub(super) struct NodeUnschedulable;
 
 impl Plugin for NodeUnschedulable {
     fn name(&self) -> &'static str {
@@ -20,7 +24,9 @@ impl Plugin for NodeUnschedulable {
     }
 
     fn filter<'a>(&'a self, pod: &'a PodInfo, _: &'a Snapshot) -> Filter<'a> {
-        if tolerates(&pod.tolerations, UNSCHEDULABLE_TAINT, "", "NoSchedule") {
+        let cordon =
+            Taint { key: UNSCHEDULABLE_TAINT.into(), effect: "NoSchedule".into(), ..Taint::default() };
+        if pod.tolerations.iter().any(|toleration| tolerates(toleration, &cordon)) {
             return Filter::Skip;
         }
         Filter::Each(Box::new(|node| {
@@ -28,14 +34,15 @@ impl Plugin for NodeUnschedulable {
         }))
     }
 
-    fn is_interested(&self, event: ClusterEvent) -> bool {
-        matches!(event, ClusterEvent::NodeAdd | ClusterEvent::NodeTaints)
+    fn wakes(&self, change: &Change<'_>, pod: &PodInfo, snapshot: &Snapshot) -> bool {
+        matches!(change, Change::Node(node, what)
+            if (what.added || what.taints) && accepts(self, pod, node, snapshot))
     }
 }
 
 /// `spec.nodeName`. Pods that have one are not scheduled; the filter serves those who ask about other pods.
 #[derive(Debug)]
-pub struct NodeName;
+pub(super) struct NodeName;
 
 impl Plugin for NodeName {
     fn name(&self) -> &'static str {
@@ -55,14 +62,14 @@ impl Plugin for NodeName {
         }))
     }
 
-    fn is_interested(&self, event: ClusterEvent) -> bool {
-        event == ClusterEvent::NodeAdd
+    fn wakes(&self, change: &Change<'_>, pod: &PodInfo, snapshot: &Snapshot) -> bool {
+        matches!(change, Change::Node(node, what) if what.added && accepts(self, pod, node, snapshot))
     }
 }
 
 /// Taints and tolerations.
 #[derive(Debug)]
-pub struct TaintToleration;
+pub(super) struct TaintToleration;
 
 impl Plugin for TaintToleration {
     fn name(&self) -> &'static str {
@@ -71,22 +78,9 @@ impl Plugin for TaintToleration {
 
     fn filter<'a>(&'a self, pod: &'a PodInfo, _: &'a Snapshot) -> Filter<'a> {
         Filter::Each(Box::new(|node| {
-            let untolerated = node.taints.iter().find(|taint| {
-                matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute")
-                    && !tolerates(
-                        &pod.tolerations,
-                        &taint.key,
-                        taint.value.as_deref().unwrap_or(""),
-                        &taint.effect,
-                    )
-            });
-            match untolerated {
+            match untolerated(&pod.tolerations, &node.taints, &["NoSchedule", "NoExecute"]) {
                 None => Ok(()),
-                Some(taint) => Err(Unfit::never(format!(
-                    "node(s) had untolerated taint {{{}: {}}}",
-                    taint.key,
-                    taint.value.as_deref().unwrap_or("")
-                ))),
+                Some(_) => Err(Unfit::never("node(s) had untolerated taint(s)")),
             }
         }))
     }
@@ -95,27 +89,41 @@ impl Plugin for TaintToleration {
         const EFFECT: &str = "PreferNoSchedule";
         Score::Each(
             Box::new(|node| {
-                let disliked = node.taints.iter().filter(|t| t.effect == EFFECT).filter(|taint| {
-                    !tolerates(&pod.tolerations, &taint.key, taint.value.as_deref().unwrap_or(""), EFFECT)
-                });
+                let disliked =
+                    node.taints.iter().filter(|taint| taint.effect == EFFECT).filter(|taint| {
+                        !pod.tolerations.iter().any(|toleration| tolerates(toleration, taint))
+                    });
                 disliked.count() as i64
             }),
             Normalise::Reversed,
         )
     }
 
-    fn weight(&self) -> i64 {
-        3
-    }
-
-    fn is_interested(&self, event: ClusterEvent) -> bool {
-        matches!(event, ClusterEvent::NodeAdd | ClusterEvent::NodeTaints | ClusterEvent::PodItself)
+    fn wakes(&self, change: &Change<'_>, pod: &PodInfo, snapshot: &Snapshot) -> bool {
+        matches!(change, Change::Node(node, what)
+            if (what.added || what.taints) && accepts(self, pod, node, snapshot))
     }
 }
 
-/// `spec.nodeSelector` and node affinity.
-#[derive(Debug)]
-pub struct NodeAffinity;
+/// `spec.nodeSelector` and node affinity, and the affinity the configuration adds to that of all pods.
+#[derive(Debug, Default)]
+pub(super) struct NodeAffinity {
+    added: Option<NodeRequirement>,
+    preferred: Vec<(i64, NodeTerm)>,
+}
+
+impl NodeAffinity {
+    /// With the configuration's affinity.
+    pub(super) fn new(args: &NodeAffinityArgs) -> Self {
+        let Some(affinity) = &args.added_affinity else { return Self::default() };
+        let required = affinity.required_during_scheduling_ignored_during_execution.as_ref();
+        let preferred = affinity.preferred_during_scheduling_ignored_during_execution.iter().flatten();
+        Self {
+            added: required.map(NodeRequirement::of_selector),
+            preferred: preferred.map(|p| (i64::from(p.weight), NodeTerm::new(&p.preference))).collect(),
+        }
+    }
+}
 
 impl Plugin for NodeAffinity {
     fn name(&self) -> &'static str {
@@ -123,10 +131,13 @@ impl Plugin for NodeAffinity {
     }
 
     fn filter<'a>(&'a self, pod: &'a PodInfo, _: &'a Snapshot) -> Filter<'a> {
-        if pod.node_requirement.is_everything() {
+        if pod.node_requirement.is_everything() && self.added.is_none() {
             return Filter::Skip;
         }
         let each = Box::new(|node: &NodeInfo| {
+            if self.added.as_ref().is_some_and(|added| !added.matches(&node.labels, &node.name)) {
+                return Err(Unfit::never("node(s) didn't match scheduler-enforced node affinity"));
+            }
             if pod.node_requirement.matches(&node.labels, &node.name) {
                 Ok(())
             } else {
@@ -140,31 +151,28 @@ impl Plugin for NodeAffinity {
     }
 
     fn score<'a>(&'a self, pod: &'a PodInfo, _: &'a [&'a NodeInfo], _: &'a Snapshot) -> Score<'a> {
-        if pod.preferred_nodes.is_empty() {
+        if pod.preferred_nodes.is_empty() && self.preferred.is_empty() {
             return Score::Skip;
         }
         Score::Each(
             Box::new(|node| {
-                let liked =
-                    pod.preferred_nodes.iter().filter(|(_, term)| term.matches(&node.labels, &node.name));
+                let wishes = pod.preferred_nodes.iter().chain(&self.preferred);
+                let liked = wishes.filter(|(_, term)| term.matches(&node.labels, &node.name));
                 liked.map(|(weight, _)| weight).sum()
             }),
             Normalise::Highest,
         )
     }
 
-    fn weight(&self) -> i64 {
-        2
-    }
-
-    fn is_interested(&self, event: ClusterEvent) -> bool {
-        matches!(event, ClusterEvent::NodeAdd | ClusterEvent::NodeLabels | ClusterEvent::PodItself)
+    fn wakes(&self, change: &Change<'_>, pod: &PodInfo, snapshot: &Snapshot) -> bool {
+        matches!(change, Change::Node(node, what)
+            if (what.added || what.labels) && accepts(self, pod, node, snapshot))
     }
 }
 
 /// Host ports.
 #[derive(Debug)]
-pub struct NodePorts;
+pub(super) struct NodePorts;
 
 impl Plugin for NodePorts {
     fn name(&self) -> &'static str {
@@ -189,7 +197,13 @@ impl Plugin for NodePorts {
         }))
     }
 
-    fn is_interested(&self, event: ClusterEvent) -> bool {
-        matches!(event, ClusterEvent::NodeAdd | ClusterEvent::PodDelete)
+    fn wakes(&self, change: &Change<'_>, pod: &PodInfo, _: &Snapshot) -> bool {
+        match change {
+            Change::Node(_, what) => what.added,
+            Change::PodDelete(gone) => {
+                gone.host_ports.iter().any(|held| pod.host_ports.iter().any(|wanted| wanted.conflicts(held)))
+            }
+            _ => false,
+        }
     }
 }
