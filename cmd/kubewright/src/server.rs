@@ -63,6 +63,7 @@ fn configuration(paths: &Paths, spec: &Spec, local: TcpListener) -> Config {
         service_ranges: SERVICE_CIDR.parse().into_iter().collect(),
         allow_privileged: true,
         bootstrap_tokens: true,
+        enable_admission: vec!["NodeRestriction".into()],
         kubelet: KubeletClient {
             client: Some((file("apiserver-kubelet-client.crt"), file("apiserver-kubelet-client.key"))),
             ca: Some(file("ca.crt")),
