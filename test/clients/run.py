@@ -19,6 +19,7 @@ import tempfile
 import time
 import unittest
 
+sys.dont_write_bytecode = True  # the tree stays as it is
 HERE = pathlib.Path(__file__).resolve().parent
 START_SECONDS = 60
 STOP_SECONDS = 30

@@ -70,6 +70,32 @@ impl Resource {
         self.subresources.iter().any(|s| s.name == subresource)
     }
 
+    /// Methods and paths of everything that discovery says can be done.
+    pub(crate) fn operations(&self) -> Vec<(&'static str, String)> {
+        let place = if self.namespaced { "/namespaces/{namespace}" } else { "" };
+        let collection = format!("{}{place}/{}", self.root(), self.plural);
+        let item = format!("{collection}/{{name}}");
+        let mut found = Vec::new();
+        for verb in &self.verbs {
+            match verb.as_str() {
+                "create" => found.push(("POST", collection.clone())),
+                "list" => {
+                    found.push(("GET", collection.clone()));
+                    if self.namespaced {
+                        found.push(("GET", format!("{}/{}", self.root(), self.plural)));
+                    }
+                }
+                "deletecollection" => found.push(("DELETE", collection.clone())),
+                verb => found.extend(method(verb).map(|m| (m, item.clone()))),
+            }
+        }
+        for subresource in &self.subresources {
+            let path = format!("{item}/{}", subresource.name);
+            found.extend(subresource.verbs.iter().filter_map(|verb| method(verb)).map(|m| (m, path.clone())));
+        }
+        found
+    }
+
     /// How `NotFound` and `AlreadyExists` name it in messages.
     pub(crate) fn qualified(&self) -> String {
         if self.group().is_empty() {
@@ -78,6 +104,18 @@ impl Resource {
             format!("{}.{}", self.plural, self.group())
         }
     }
+}
+
+/// The method of a verb on one object; a watch is a list with a parameter.
+fn method(verb: &str) -> Option<&'static str> {
+    Some(match verb {
+        "create" => "POST",
+        "get" => "GET",
+        "update" => "PUT",
+        "patch" => "PATCH",
+        "delete" => "DELETE",
+        _ => return None,
+    })
 }
 
 /// The conformance list.
@@ -152,5 +190,11 @@ mod tests {
         let deployments = resources.iter().find(|r| r.id() == "apps/v1/deployments").expect("deployments");
         assert_eq!(deployments.root(), "/apis/apps/v1");
         assert_eq!(deployments.qualified(), "deployments.apps");
+        let mut listed = deployments.operations();
+        listed.sort_unstable();
+        assert_eq!(listed.len(), 14, "{listed:?}");
+        assert!(listed.contains(&("GET", "/apis/apps/v1/deployments".to_owned())));
+        let scale = "/apis/apps/v1/namespaces/{namespace}/deployments/{name}/scale".to_owned();
+        assert!(listed.contains(&("PATCH", scale)));
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::sync::{Mutex, PoisonError};
 
-use crate::facts::Operation;
+use crate::facts::{Operation, Resource};
 
 /// The finding on one operation: nothing wrong, or what.
 type Finding = Result<(), String>;
@@ -40,6 +40,19 @@ impl Report {
         let known = findings.entry((method.to_owned(), path.to_owned())).or_insert(Ok(()));
         if known.is_ok() {
             *known = finding;
+        }
+    }
+
+    /// Notes every operation on a resource that was not walked at all.
+    pub(crate) fn expect(&self, resource: &Resource) {
+        for (method, path) in resource.operations() {
+            let known = {
+                let findings = self.findings.lock().unwrap_or_else(PoisonError::into_inner);
+                findings.contains_key(&(method.to_owned(), path.clone()))
+            };
+            if !known {
+                self.note(method, &path, Err(anyhow::anyhow!("served, but not walked")));
+            }
         }
     }
 

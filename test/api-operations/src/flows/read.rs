@@ -95,7 +95,9 @@ impl Subject<'_> {
         }
         let wrong = self.client.get(&format!("{collection}?fieldSelector=no.such%3Dfield")).await?;
         wrong.refused(400, "BadRequest")?;
-        self.pages(&names(&list)).await?;
+        // Other walks may come and go in a cluster-wide collection.
+        let settled = if self.resource.namespaced { names(&list) } else { both };
+        self.pages(&settled).await?;
         let table = self
             .client
             .get_as(
@@ -154,6 +156,7 @@ impl Subject<'_> {
             .await?;
         let made = self.make(2, self.first(), &[]).await?;
         let added = watch.expect("ADDED").await?;
+        self.watch_by_path(&made).await?;
         contains(&added, &json!({"kind": self.resource.kind, "metadata": {"uid": made["metadata"]["uid"]}}))?;
         let note = json!({"metadata": {"annotations": {"watched": "yes"}}});
         self.client.patch(&self.item(2), Patch::Merge, &note).await?.expect(200)?;
@@ -172,6 +175,15 @@ impl Subject<'_> {
         }
         let deleted = watch.expect("DELETED").await?;
         contains(&deleted["metadata"], &json!({"uid": made["metadata"]["uid"]}))
+    }
+
+    /// The path that watches had before they were a parameter.
+    async fn watch_by_path(&self, made: &Value) -> anyhow::Result<()> {
+        let collection = self.collection(self.first());
+        let path = collection.replacen(&self.resource.root(), &format!("{}/watch", self.resource.root()), 1);
+        let mut watch =
+            self.client.watch(&format!("{path}/{}?timeoutSeconds=60", self.sample.name(2))).await?;
+        contains(&watch.expect("ADDED").await?["metadata"], &json!({"uid": made["metadata"]["uid"]}))
     }
 
     /// GET of all namespaces.

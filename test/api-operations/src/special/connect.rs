@@ -19,13 +19,29 @@ pub(crate) fn need_a_node(path: &str) -> bool {
 
 pub(super) async fn walk(client: &Client, report: &Report) {
     report.note("GET", &format!("{PODS}/log"), log(client).await);
-    report.note("GET", &format!("{PODS}/exec"), exec(client).await);
+    if let Err(error) = pods::make(client, "entered", &["main"]).await {
+        return report.note("GET", &format!("{PODS}/exec"), Err(error));
+    }
+    for (method, end, query) in [
+        ("GET", "exec", "command=ls&stdout=true"),
+        ("POST", "exec", "command=ls&stdout=true"),
+        ("GET", "attach", "stdout=true"),
+        ("POST", "attach", "stdout=true"),
+        ("GET", "portforward", "ports=80"),
+        ("POST", "portforward", "ports=80"),
+    ] {
+        report.note(method, &format!("{PODS}/{end}"), stream(client, method, end, query).await);
+    }
+    let nowhere = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "walk-nowhere"}});
+    report.note("POST", "/api/v1/nodes", client.post("/api/v1/nodes", &nowhere).await.map(drop));
     let service = service(client).await;
     report.note("POST", SERVICES, service);
     for method in METHODS {
         for (end, at) in [("proxy", "proxy"), ("proxy/{path}", "proxy/some/where?a=b")] {
             report.note(method, &format!("{PODS}/{end}"), pod_proxy(client, method, at).await);
             report.note(method, &format!("{SERVICES}/{end}"), service_proxy(client, method, at).await);
+            let nodes = format!("/api/v1/nodes/{{name}}/{end}");
+            report.note(method, &nodes, node_proxy(client, method, at).await);
         }
     }
 }
@@ -50,14 +66,30 @@ async fn log(client: &Client) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn exec(client: &Client) -> anyhow::Result<()> {
-    pods::make(client, "entered", &["main"]).await?;
-    let path = format!("{}/exec?command=ls&stdout=true", pods::path("entered"));
-    client.get(&path).await?.refused_with(400, "BadRequest", "pod entered does not have a host assigned")?;
-    let none = format!("{}/exec?command=ls&stdout=true", pods::path("none"));
-    client.get(&none).await?.refused(404, "NotFound")?;
-    let other = client.get(&format!("{path}&container=other")).await?;
-    other.refused_with(400, "BadRequest", "container other is not valid for pod entered")
+/// Commands, attachments and tunnels of a pod that is nowhere yet.
+async fn stream(client: &Client, method: &str, end: &str, query: &str) -> anyhow::Result<()> {
+    let at = |pod: &str| format!("{}/{end}?{query}", pods::path(pod));
+    let nowhere = client.send(method, &at("entered"), &[], Vec::new()).await?;
+    nowhere.refused_with(400, "BadRequest", "pod entered does not have a host assigned")?;
+    client.send(method, &at("none"), &[], Vec::new()).await?.refused(404, "NotFound")?;
+    if end != "portforward" {
+        let other =
+            client.send(method, &format!("{}&container=other", at("entered")), &[], Vec::new()).await?;
+        other.refused_with(400, "BadRequest", "container other is not valid for pod entered")?;
+    }
+    Ok(())
+}
+
+/// A node that says nowhere where it is.
+async fn node_proxy(client: &Client, method: &str, at: &str) -> anyhow::Result<()> {
+    let absent = client.send(method, &format!("/api/v1/nodes/none/{at}"), &[], Vec::new()).await?;
+    ensure!(absent.code == 404, "without a node: {}", absent.code);
+    let refused = client.send(method, &format!("/api/v1/nodes/walk-nowhere/{at}"), &[], Vec::new()).await?;
+    if method == "HEAD" {
+        ensure!(refused.code == 500, "{}", refused.code);
+        return Ok(());
+    }
+    refused.refused_with(500, "InternalError", "no preferred addresses found; known addresses: []")
 }
 
 async fn pod_proxy(client: &Client, method: &str, at: &str) -> anyhow::Result<()> {

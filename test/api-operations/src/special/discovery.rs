@@ -27,6 +27,7 @@ pub(super) async fn walk(client: &Client, report: &Report, resources: &[Resource
         let prefix = if version.contains('/') { "/apis" } else { "/api" };
         let path = format!("{prefix}/{version}/");
         report.note("GET", &path, one_version(client, &path, &version, resources).await);
+        resources.iter().filter(|r| r.group_version == version).for_each(|r| report.expect(r));
     }
 }
 

@@ -19,10 +19,11 @@ const NAMESPACE: &str = "walk-special";
 /// Walks them all.
 pub(crate) async fn walk(client: &Client, report: &Report, resources: &[Resource]) -> anyhow::Result<()> {
     make_namespace(client, NAMESPACE).await?;
-    discovery::walk(client, report, resources).await;
     pods::walk(client, report).await;
     connect::walk(client, report).await;
     requests::walk(client, report).await;
     reviews::walk(client, report).await;
+    // Last, as it knows what else is served and should have been walked.
+    discovery::walk(client, report, resources).await;
     Ok(())
 }

@@ -30,6 +30,8 @@ pub(super) async fn make(client: &Client, name: &str, containers: &[&str]) -> an
 
 pub(super) async fn walk(client: &Client, report: &Report) {
     report.note("POST", &format!("{TEMPLATE}/binding"), binding(client).await);
+    let bindings = "/api/v1/namespaces/{namespace}/bindings";
+    report.note("POST", bindings, bindings_create(client).await);
     report.note("POST", &format!("{TEMPLATE}/eviction"), eviction(client).await);
     let ephemeral = format!("{TEMPLATE}/ephemeralcontainers");
     match make(client, "ephemeral", &["main"]).await {
@@ -89,8 +91,21 @@ async fn binding(client: &Client) -> anyhow::Result<()> {
     let name = super::NAMESPACE;
     let by_node =
         client.get(&format!("/api/v1/namespaces/{name}/pods?fieldSelector=spec.nodeName%3Done")).await?;
-    ensure!(by_node.expect(200)?["items"][0]["metadata"]["name"] == "bound", "not selected by its node");
+    let items = by_node.expect(200)?["items"].clone();
+    let named = items.as_array().is_some_and(|i| i.iter().any(|pod| pod["metadata"]["name"] == "bound"));
+    ensure!(named, "not selected by its node");
     Ok(())
+}
+
+/// The resource that came before the subresource.
+async fn bindings_create(client: &Client) -> anyhow::Result<()> {
+    make(client, "bound-before", &["main"]).await?;
+    let binding = json!({
+        "apiVersion": "v1", "kind": "Binding", "metadata": {"name": "bound-before"},
+        "target": {"apiVersion": "v1", "kind": "Node", "name": "one"},
+    });
+    client.post(&format!("/api/v1/namespaces/{NAMESPACE}/bindings"), &binding).await?.expect(201)?;
+    contains(&read(client, "bound-before").await?, &json!({"spec": {"nodeName": "one"}}))
 }
 
 async fn eviction(client: &Client) -> anyhow::Result<()> {

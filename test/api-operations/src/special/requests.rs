@@ -20,6 +20,9 @@ pub(super) async fn walk(client: &Client, report: &Report) {
     let token = "/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token";
     report.note("POST", token, token_request(client).await);
     report.note("PUT", "/api/v1/namespaces/{name}/finalize", finalize(client).await);
+    let components = "/api/v1/componentstatuses";
+    report.note("GET", components, component_list(client).await);
+    report.note("GET", &format!("{components}/{{name}}"), component(client).await);
     let approval = format!("{SIGNING}/{{name}}/approval");
     report.note("GET", &approval, approval_get(client).await);
     report.note("PUT", &approval, approval_put(client).await);
@@ -69,6 +72,30 @@ async fn finalize(client: &Client) -> anyhow::Result<()> {
     late.refused_with(403, "Forbidden", "because it is being terminated")?;
     client.put(&format!("{path}/finalize"), &namespace).await?.expect(200)?;
     client.get(path).await?.refused(404, "NotFound")?;
+    Ok(())
+}
+
+/// Components of the control plane, as far as the server can ask them.
+async fn component_list(client: &Client) -> anyhow::Result<()> {
+    let found = client.get("/api/v1/componentstatuses").await?.expect(200)?;
+    contains(&found, &json!({"kind": "ComponentStatusList", "apiVersion": "v1"}))?;
+    let names: Vec<_> = found["items"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|i| i["metadata"]["name"].as_str())
+        .collect();
+    for name in ["scheduler", "controller-manager", "etcd-0"] {
+        ensure!(names.contains(&name), "{name} is not in {names:?}");
+    }
+    Ok(())
+}
+
+async fn component(client: &Client) -> anyhow::Result<()> {
+    let found = client.get("/api/v1/componentstatuses/etcd-0").await?.expect(200)?;
+    contains(&found, &json!({"kind": "ComponentStatus", "metadata": {"name": "etcd-0"}}))?;
+    contains(&found["conditions"], &json!([{"type": "Healthy", "status": "True"}]))?;
+    client.get("/api/v1/componentstatuses/none").await?.expect(404)?;
     Ok(())
 }
 
