@@ -182,6 +182,7 @@ impl Controller {
             resource: &DAEMON_SETS,
             owner: &set.metadata,
             claimed: &PODS,
+            finalizer: None,
             checked: false,
         };
         let mut claimed = Vec::new();

@@ -38,6 +38,8 @@ struct Controller {
     jobs: Store<Job>,
     pods: Store<Pod>,
     queue: WorkQueue<Key>,
+    /// Pods with our finalizer that nobody controls.
+    orphans: WorkQueue<Key>,
     expectations: Expectations,
     written: Written,
     rest: Rest,
@@ -53,6 +55,7 @@ pub(crate) fn start(context: &Context) {
         jobs: jobs.store(),
         pods: pods.store(),
         queue: WorkQueue::new("job"),
+        orphans: WorkQueue::new("job_orphan_pod"),
         expectations: Expectations::default(),
         written: Written::default(),
         rest: context.rest("job-controller"),
@@ -69,6 +72,8 @@ pub(crate) fn start(context: &Context) {
     });
     let handler = controller.clone();
     pods.on_event(move |event| handler.pod_changed(&event));
+    let orphans = controller.orphans.clone();
+    context.work("job-controller", &orphans, 1, Arc::new(Orphans(controller.clone())));
     let queue = controller.queue.clone();
     context.work("job-controller", &queue, context.config.concurrency.job, controller);
 }
@@ -81,6 +86,9 @@ impl Controller {
                 && let Some(owner) = owner_of(old)
             {
                 self.queue.add(owner);
+            }
+            if is_forsaken(pod) && !matches!(event, Event::Deleted(_)) {
+                self.orphans.add(Key::of(&**pod));
             }
             if controller_of(&pod.metadata).is_none() && !matches!(event, Event::Deleted(_)) {
                 for job in self.jobs.list_in(pod.metadata.namespace.as_deref().unwrap_or("")) {
@@ -128,6 +136,16 @@ impl Controller {
         Ok(Next::OnChange)
     }
 
+    /// A pod that its Job let go, or that lost it by an orphaning deletion, must not wait for anybody's count.
+    async fn sync_orphan(&self, key: &Key) -> SyncResult {
+        if let Some(pod) = self.pods.get(&key.namespace, &key.name).filter(|pod| is_forsaken(pod)) {
+            // Of this version only: a Job may just be adopting it.
+            let version = json!(pod.metadata.resource_version);
+            self.remove_finalizer(&pod, ("resourceVersion", version)).await?;
+        }
+        Ok(Next::OnChange)
+    }
+
     async fn claim(&self, job: &Job) -> Result<Vec<Arc<Pod>>, SyncError> {
         let namespace = job.metadata.namespace.as_deref().unwrap_or("");
         let mut candidates = self.pods.by_index(BY_CONTROLLER, job.metadata.uid.as_deref().unwrap_or(""));
@@ -137,6 +155,7 @@ impl Controller {
             resource: &JOBS,
             owner: &job.metadata,
             claimed: &PODS,
+            finalizer: Some(FINALIZER),
             checked: false,
         };
         let mut claimed = Vec::new();
@@ -183,7 +202,12 @@ impl Controller {
         if !decide::has_finalizer(pod) {
             return Ok(());
         }
-        let patch = json!({"metadata": {"uid": pod.metadata.uid, "$deleteFromPrimitiveList/finalizers": [FINALIZER]}});
+        self.remove_finalizer(pod, ("uid", json!(pod.metadata.uid))).await
+    }
+
+    /// Removes the finalizer from a pod whose metadata still has this value.
+    async fn remove_finalizer(&self, pod: &Pod, (field, value): (&str, Value)) -> Result<(), SyncError> {
+        let patch = json!({"metadata": {field: value, "$deleteFromPrimitiveList/finalizers": [FINALIZER]}});
         let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
         match self.rest.patch(&PODS, (&namespace, &name), "", Patch::Strategic, &patch).await {
             Err(error) if is_not_found(&error) => Ok(()),
@@ -265,6 +289,11 @@ fn owner_of(pod: &Pod) -> Option<Key> {
     Some(Key::new(pod.namespace().unwrap_or_default(), owner.name.clone()))
 }
 
+/// Whether a pod has our finalizer and nobody who would remove it.
+fn is_forsaken(pod: &Pod) -> bool {
+    decide::has_finalizer(pod) && controller_of(&pod.metadata).is_none()
+}
+
 fn selects(job: &Job, pod: &Pod) -> bool {
     owner::selector(job.spec.as_ref().and_then(|spec| spec.selector.as_ref()))
         .is_some_and(|selector| !selector.selects_all() && selector.matches(pod.labels()))
@@ -306,5 +335,31 @@ fn make_pod(job: &Job, new: NewPod) -> Value {
 impl Reconcile for Controller {
     fn reconcile<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
         Box::pin(self.sync(key))
+    }
+}
+
+/// The part that looks after single pods.
+struct Orphans(Arc<Controller>);
+
+impl Reconcile for Orphans {
+    fn reconcile<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
+        Box::pin(self.0.sync_orphan(key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::pod;
+
+    #[test]
+    fn only_pods_without_controller_are_forsaken() {
+        let with_finalizer = |mut pod: Pod| {
+            pod.metadata.finalizers = Some(vec![FINALIZER.into()]);
+            pod
+        };
+        assert!(is_forsaken(&with_finalizer(pod("a").build())));
+        assert!(!is_forsaken(&with_finalizer(pod("a").owned("job").build())));
+        assert!(!is_forsaken(&pod("a").build()));
     }
 }

@@ -4,7 +4,7 @@ use client::is_not_found;
 use client::rest::{Patch, ResourceId, Rest};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use kube::core::Selector;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::context::SyncError;
 
@@ -56,6 +56,30 @@ pub(crate) fn claim(owner: &ObjectMeta, object: &ObjectMeta, matches: bool) -> C
     }
 }
 
+/// The strategic merge patch that makes an object the owner's.
+fn adoption(
+    resource: &ResourceId,
+    owner: &ObjectMeta,
+    object: &ObjectMeta,
+    finalizer: Option<&str>,
+) -> Value {
+    let mut metadata = json!({"ownerReferences": [controller_reference(resource, owner)], "uid": object.uid});
+    if let Some(finalizer) = finalizer {
+        metadata["finalizers"] = json!([finalizer]);
+    }
+    json!({ "metadata": metadata })
+}
+
+/// The strategic merge patch that takes an object from the owner.
+fn dismissal(owner: &ObjectMeta, object: &ObjectMeta, finalizer: Option<&str>) -> Value {
+    let mut metadata =
+        json!({"ownerReferences": [{"$patch": "delete", "uid": owner.uid}], "uid": object.uid});
+    if let Some(finalizer) = finalizer {
+        metadata["$deleteFromPrimitiveList/finalizers"] = json!([finalizer]);
+    }
+    json!({ "metadata": metadata })
+}
+
 /// Adopts and releases for one owner. Before the first adoption the owner is read anew, as an informer may not yet
 /// know that it is being deleted.
 pub(crate) struct Claimer<'a> {
@@ -64,6 +88,8 @@ pub(crate) struct Claimer<'a> {
     pub(crate) owner: &'a ObjectMeta,
     /// Resource of what is claimed.
     pub(crate) claimed: &'a ResourceId,
+    /// Finalizer that what the owner holds has, and that what it lets go must not keep.
+    pub(crate) finalizer: Option<&'static str>,
     pub(crate) checked: bool,
 }
 
@@ -80,11 +106,7 @@ impl Claimer<'_> {
 
     async fn adopt(&mut self, object: &ObjectMeta) -> Result<bool, SyncError> {
         self.check_owner().await?;
-        let patch = json!({"metadata": {
-            "ownerReferences": [controller_reference(self.resource, self.owner)],
-            "uid": object.uid,
-        }});
-        match self.patch(object, &patch).await {
+        match self.patch(object, &adoption(self.resource, self.owner, object, self.finalizer)).await {
             Ok(()) => Ok(true),
             Err(error) if is_not_found(&error) => Ok(false),
             Err(error) => Err(error.into()),
@@ -92,11 +114,7 @@ impl Claimer<'_> {
     }
 
     async fn release(&self, object: &ObjectMeta) -> Result<(), SyncError> {
-        let patch = json!({"metadata": {
-            "ownerReferences": [{"$patch": "delete", "uid": self.owner.uid}],
-            "uid": object.uid,
-        }});
-        match self.patch(object, &patch).await {
+        match self.patch(object, &dismissal(self.owner, object, self.finalizer)).await {
             Ok(()) => Ok(()),
             // gone, or replaced by another of its name (the uid does not match): either way no longer the owner's
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409 | 422) => Ok(()),
@@ -104,7 +122,7 @@ impl Claimer<'_> {
         }
     }
 
-    async fn patch(&self, object: &ObjectMeta, patch: &serde_json::Value) -> Result<(), kube::Error> {
+    async fn patch(&self, object: &ObjectMeta, patch: &Value) -> Result<(), kube::Error> {
         let at = (object.namespace.as_deref().unwrap_or(""), object.name.as_deref().unwrap_or(""));
         self.rest.patch(self.claimed, at, "", Patch::Strategic, patch).await.map(drop)
     }
@@ -116,7 +134,7 @@ impl Claimer<'_> {
         let (namespace, name) =
             (self.owner.namespace.as_deref().unwrap_or(""), self.owner.name.as_deref().unwrap_or(""));
         let fresh = self.rest.get(self.resource, namespace, name).await?;
-        let at = |pointer: &str| fresh.pointer(pointer).and_then(serde_json::Value::as_str);
+        let at = |pointer: &str| fresh.pointer(pointer).and_then(Value::as_str);
         if at("/metadata/uid") != self.owner.uid.as_deref() {
             return Err(SyncError::other(format!("{namespace}/{name} was replaced by another object")));
         }
@@ -153,5 +171,17 @@ mod tests {
         for (owner, pod, matches, expected) in cases {
             assert_eq!(claim(owner, &pod.metadata, matches), expected);
         }
+    }
+    #[test]
+    fn finalizers_come_with_adoption_and_go_with_dismissal() {
+        let (owner, object) = (meta("me"), pod("a").build().metadata);
+        let adopted = adoption(&crate::resources::JOBS, &owner, &object, Some("x/y"));
+        assert_eq!(adopted["metadata"]["finalizers"], json!(["x/y"]));
+        let dismissed = dismissal(&owner, &object, Some("x/y"));
+        assert_eq!(dismissed["metadata"]["$deleteFromPrimitiveList/finalizers"], json!(["x/y"]));
+        assert_eq!(
+            dismissal(&owner, &object, None)["metadata"].as_object().map(serde_json::Map::len),
+            Some(2)
+        );
     }
 }

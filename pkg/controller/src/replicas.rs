@@ -232,6 +232,7 @@ impl Controller {
             resource: &self.resource,
             owner: owner.meta(),
             claimed: &PODS,
+            finalizer: None,
             checked: false,
         };
         let mut claimed = Vec::new();

@@ -148,6 +148,7 @@ impl Controller {
             resource: &STATEFUL_SETS,
             owner: &set.metadata,
             claimed: &PODS,
+            finalizer: None,
             checked: false,
         };
         let mut claimed = Vec::new();
