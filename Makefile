@@ -127,3 +127,7 @@ openapi-diff: packages-build ## Differences of the published OpenAPI v2 document
 	@test -n "$(REFERENCE)" || { echo "REFERENCE=file is missing: an OpenAPI v2 document, such as api/openapi-spec/swagger.json" \
 	  "of upstream's source, plain or compressed by gzip"; exit 2; }
 	cargo run -q -p checks --bin openapi-diff -- $(REFERENCE)
+
+.PHONY: roundtrip
+roundtrip: packages-build ## Every kind with every field set through every form, version and store
+	cargo run -q -p checks --bin roundtrip

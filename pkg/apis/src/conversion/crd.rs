@@ -32,9 +32,8 @@ fn versions(spec: &mut Map) {
     let only = spec.remove("version");
     let shared: Vec<(&str, Value)> =
         SHARED.iter().filter_map(|(from, to)| Some((*to, spec.remove(*from)?))).collect();
-    if !spec.get("versions").is_some_and(|v| v.as_array().is_some_and(|v| !v.is_empty()))
-        && let Some(name) = only
-    {
+    let listed = spec.get("versions").and_then(Value::as_array).is_some_and(|v| !v.is_empty());
+    if let Some(name) = only.filter(|_| !listed) {
         spec.insert("versions".into(), json!([{"name": name, "served": true, "storage": true}]));
     }
     let versions = spec.get_mut("versions").and_then(Value::as_array_mut);
