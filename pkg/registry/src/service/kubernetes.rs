@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use apimachinery::Value;
 use apimachinery::meta::{GroupVersionResource, at};
@@ -26,6 +27,9 @@ const NAMESPACE: &str = "default";
 const NAME: &str = "kubernetes";
 /// Port of the service.
 const PORT: u16 = 443;
+/// How often, and how long apart, a server that was second to take the address looks for the first one's service.
+const RACE_TRIES: usize = 50;
+const RACE_PAUSE: Duration = Duration::from_millis(100);
 
 /// The service's address: the first of the range.
 fn first_address(range: &IpNet) -> Option<IpAddr> {
@@ -54,7 +58,16 @@ pub(super) async fn service(store: &ResourceStore, config: &ServiceConfig) -> Re
             "ports": [{"name": "https", "protocol": "TCP", "port": PORT, "targetPort": target}]},
     });
     match store.create(&internal(), &services, NAMESPACE, object, &WriteOptions::default()).await {
-        Err(status) if !is_conflict(&status) => Err(status),
+        Err(status) if !is_conflict(&status) => {
+            // another server that started at this moment may have made it, and taken the address first
+            for _ in 0..RACE_TRIES {
+                if store.get(&services, NAMESPACE, NAME).await.is_ok() {
+                    return Ok(());
+                }
+                tokio::time::sleep(RACE_PAUSE).await;
+            }
+            Err(status)
+        }
         _ => Ok(()),
     }
 }
