@@ -142,6 +142,7 @@ impl Controller {
             resource: &DEPLOYMENTS,
             owner: &deployment.metadata,
             claimed: &REPLICA_SETS,
+            finalizer: None,
             checked: false,
         };
         let mut sets = Vec::new();
