@@ -320,21 +320,21 @@ impl NodeAgent {
         }
     }
 
-    /// Computes the status often and sends it when it changed, or when it is time to show life.
+    /// Computes the status often and sends it at the start, when it changed, or when it is time to show life.
     async fn keep_status(&self) {
         let config = &self.kubelet.config;
-        let (mut sent, mut last) = (Instant::now(), None::<NodeStatus>);
+        let (mut sent, mut last) = (None::<Instant>, None::<NodeStatus>);
         loop {
             let old = self.kubelet.objects.node(&config.node_name).and_then(|n| n.status.clone());
             let status = self.look(old.as_ref().or(last.as_ref())).await;
             let ready = status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True");
             let known = old.as_ref().or(last.as_ref());
             let changed = known.is_none_or(|k| substance_of_ours(k) != substance_of_ours(&status));
-            if changed || sent.elapsed() >= config.node_status_report {
+            if changed || sent.is_none_or(|at| at.elapsed() >= config.node_status_report) {
                 self.tell_transitions(known, &status);
                 match self.send(&status).await {
                     Ok(()) => {
-                        sent = Instant::now();
+                        sent = Some(Instant::now());
                         last = Some(status);
                     }
                     Err(error) if client::is_not_found(&error) => self.register().await,
