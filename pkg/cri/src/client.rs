@@ -121,11 +121,14 @@ async fn limited<T>(
     limit: Duration,
     call: impl Future<Output = std::result::Result<tonic::Response<T>, tonic::Status>>,
 ) -> Result<T> {
-    match tokio::time::timeout(limit, call).await {
+    let started = std::time::Instant::now();
+    let outcome = match tokio::time::timeout(limit, call).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
         Ok(Err(status)) => Err(Error::from_status(method, &status)),
         Err(_) => Err(Error::Timeout { method, message: "context deadline exceeded".to_owned() }),
-    }
+    };
+    crate::metrics::observe(method, started.elapsed(), outcome.is_err());
+    outcome
 }
 
 /// A selector for objects that carry all of these labels.

@@ -8,6 +8,7 @@
 
 mod client;
 mod error;
+pub mod metrics;
 
 pub use client::{Runtime, RuntimeCondition, RuntimeInfo, Timeouts};
 pub use error::Error;

@@ -168,6 +168,10 @@ pub struct Config {
     /// `imageMaximumGCAge`; `None` keeps unused images until the disk fills.
     pub image_maximum_gc_age: Option<Duration>,
     pub iptables_chains: bool,
+    /// `volumeStatsAggPeriod`: how old figures of volumes may be; `None` measures none.
+    pub volume_stats_period: Option<Duration>,
+    /// What `/configz` shows.
+    pub shown: Value,
     pub host: HostSettings,
 }
 
@@ -186,6 +190,23 @@ const DEFAULT_ENDPOINT: &str = "unix:///run/containerd/containerd.sock";
 const DEFAULT_ROOT: &str = "/var/lib/kubelet";
 /// Longest restart back-off unless configured.
 const CRASH_LOOP_MAX: Duration = Duration::from_secs(300);
+
+/// A duration in Go's text form.
+fn go(duration: Duration) -> String {
+    GoDuration(duration).to_string()
+}
+
+/// `volumeStatsAggPeriod`: upstream's default for zero, nothing for a negative one.
+fn volume_period(text: Option<&str>) -> Result<Option<Duration>, Error> {
+    const DEFAULT: Duration = Duration::from_mins(1);
+    let text = text.unwrap_or("0s");
+    if text.starts_with('-') {
+        return Ok(None);
+    }
+    let given: GoDuration =
+        text.parse().map_err(|error| Error::Invalid(format!("volumeStatsAggPeriod: {error}")))?;
+    Ok(Some(if given.0.is_zero() { DEFAULT } else { given.0 }))
+}
 
 impl KubeletConfiguration {
     /// Reads a file's text. Answers the configuration and warnings about what it does not know.
@@ -221,7 +242,9 @@ impl KubeletConfiguration {
                 warnings.push(format!("unknown field {field:?}"));
             }
         }
-        Ok((Self::deserialize(tree).map_err(|e| fail(e.to_string()))?, warnings))
+        let mut file = Self::deserialize(tree).map_err(|e| fail(e.to_string()))?;
+        file.tree = tree.clone();
+        Ok((file, warnings))
     }
 }
 
@@ -254,7 +277,7 @@ impl Config {
         let log_max_size = Threshold::parse(log_size)
             .and_then(|t| if let Threshold::Amount(n) = t { u64::try_from(n).ok() } else { None })
             .ok_or_else(|| Error::Invalid(format!("containerLogMaxSize: {log_size:?} is not a quantity")))?;
-        let config = Self {
+        let mut config = Self {
             node_name: name.trim().to_lowercase(),
             hostname: name.trim().to_lowercase(),
             node_ips: flags.node_ips.clone(),
@@ -360,6 +383,8 @@ impl Config {
             fail_cgroup_v1: file.fail_cgroup_v1.unwrap_or(false),
             image_maximum_gc_age: file.image_maximum_gc_age.map(|d| d.0).filter(|d| !d.is_zero()),
             iptables_chains: file.make_iptables_util_chains.unwrap_or(true),
+            volume_stats_period: volume_period(file.volume_stats_agg_period.as_deref())?,
+            shown: file.tree.clone(),
             host: HostSettings {
                 oom_score_adj: file.oom_score_adj.unwrap_or(-999),
                 max_open_files: file.max_open_files.unwrap_or(1_000_000),
@@ -367,7 +392,85 @@ impl Config {
             },
         };
         config.check()?;
+        let effective = config.effective();
+        component::fields::merge(&mut config.shown, effective);
         Ok(config)
+    }
+
+    /// The values in force, defaults included, as fields of the file.
+    fn effective(&self) -> Value {
+        let mut out = self.effective_access();
+        component::fields::merge(&mut out, self.effective_upkeep());
+        component::fields::merge(&mut out, self.effective_pods());
+        out
+    }
+
+    /// Who may ask what where, and how often this kubelet asks others.
+    fn effective_access(&self) -> Value {
+        let mode = match self.authorization {
+            AuthorizationMode::AlwaysAllow => "AlwaysAllow",
+            AuthorizationMode::Webhook => "Webhook",
+        };
+        serde_json::json!({
+            "address": self.address, "port": self.port, "enableServer": self.enable_server,
+            "authentication": {
+                "anonymous": {"enabled": self.anonymous_auth},
+                "webhook": {"enabled": self.webhook_auth, "cacheTTL": go(self.webhook_cache_ttl)},
+                "x509": {"clientCAFile": self.client_ca_file},
+            },
+            "authorization": {"mode": mode, "webhook": {
+                "cacheAuthorizedTTL": go(self.authorized_ttl), "cacheUnauthorizedTTL": go(self.unauthorized_ttl)}},
+            "healthzPort": self.healthz_port, "healthzBindAddress": self.healthz_address,
+            "streamingConnectionIdleTimeout": go(self.streaming_idle_timeout),
+            "enableDebuggingHandlers": self.debugging_handlers,
+            "enableSystemLogHandler": self.system_log_handler,
+            "registryPullQPS": self.pull_rate.map_or(0.0, |r| r.0),
+            "registryBurst": self.pull_rate.map_or(0, |r| r.1),
+            "eventRecordQPS": self.event_record_qps, "eventBurst": self.event_burst,
+            "kubeAPIQPS": self.kube_api_qps, "kubeAPIBurst": self.kube_api_burst,
+            "containerRuntimeEndpoint": self.runtime_endpoint,
+            "runtimeRequestTimeout": go(self.runtime_request_timeout),
+        })
+    }
+
+    /// What is done again and again, and what is kept free.
+    fn effective_upkeep(&self) -> Value {
+        let hard = &self.eviction.hard;
+        let hard: BTreeMap<&String, String> = hard.iter().map(|(k, v)| (k, v.to_string())).collect();
+        serde_json::json!({
+            "syncFrequency": go(self.sync_frequency), "fileCheckFrequency": go(self.file_check),
+            "nodeStatusUpdateFrequency": go(self.node_status_update),
+            "nodeStatusReportFrequency": go(self.node_status_report),
+            "nodeLeaseDurationSeconds": self.lease_duration.as_secs(),
+            "nodeStatusMaxImages": self.node_status_max_images.map_or(-1, |n| n as i64),
+            "imageMinimumGCAge": go(self.image_minimum_gc_age),
+            "imageMaximumGCAge": go(self.image_maximum_gc_age.unwrap_or_default()),
+            "imageGCHighThresholdPercent": self.image_gc_high_percent,
+            "imageGCLowThresholdPercent": self.image_gc_low_percent,
+            "evictionHard": hard,
+            "evictionPressureTransitionPeriod": go(self.eviction_pressure_transition),
+            "evictionMaxPodGracePeriod": self.eviction.max_pod_grace,
+            "containerLogMaxSize": self.log_max_size.to_string(),
+            "containerLogMaxFiles": self.log_max_files, "containerLogMaxWorkers": self.log_max_workers,
+            "containerLogMonitorInterval": go(self.log_monitor_interval),
+            "volumeStatsAggPeriod": self.volume_stats_period.map_or_else(|| "-1s".to_owned(), go),
+        })
+    }
+
+    /// How pods run, and what the machine is set to.
+    fn effective_pods(&self) -> Value {
+        serde_json::json!({
+            "clusterDomain": self.cluster_domain, "clusterDNS": self.cluster_dns, "resolvConf": self.resolv_conf,
+            "maxPods": self.max_pods, "podsPerCore": self.pods_per_core, "podPidsLimit": self.pod_pids_limit,
+            "cgroupRoot": self.cgroup_root, "cgroupsPerQOS": self.cgroups_per_qos, "cgroupDriver": "cgroupfs",
+            "cpuManagerPolicy": "none", "memoryManagerPolicy": "None", "topologyManagerPolicy": "none",
+            "cpuCFSQuota": self.cpu_cfs_quota, "cpuCFSQuotaPeriod": "100ms",
+            "staticPodPath": self.static_pod_path, "serializeImagePulls": self.serialize_image_pulls,
+            "failSwapOn": self.fail_swap_on, "seccompDefault": self.seccomp_default,
+            "registerNode": self.register_node, "makeIPTablesUtilChains": self.iptables_chains,
+            "oomScoreAdj": self.host.oom_score_adj, "maxOpenFiles": self.host.max_open_files,
+            "protectKernelDefaults": self.host.protect_kernel_defaults,
+        })
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -445,6 +548,18 @@ mod tests {
         assert_eq!(config.eviction.hard["memory.available"], Threshold::Amount(200 << 20));
         assert_eq!(config.eviction.hard["nodefs.available"], Threshold::Share(0.02));
         assert_eq!(warnings, ["unknown field \"noSuchThing\""]);
+    }
+
+    #[test]
+    fn configz_shows_what_is_in_force() {
+        let (config, _) = config("maxPods: 7\nevictionSoft: {}\n").expect("a configuration");
+        let shown = &config.shown;
+        assert_eq!((&shown["maxPods"], &shown["kubeAPIQPS"]), (&7.into(), &50.0.into()));
+        assert_eq!(shown["evictionHard"]["imagefs.available"], "15%");
+        assert_eq!(
+            (&shown["kind"], &shown["syncFrequency"]),
+            (&"KubeletConfiguration".into(), &"1m0s".into())
+        );
     }
 
     #[test]

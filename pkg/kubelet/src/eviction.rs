@@ -1,6 +1,6 @@
 //! Taking pods away before the node runs out of memory, disk or processes.
 //!
-//! Hard thresholds only. Which pressure there is and who goes first are pure decisions. Source: `pkg/kubelet/eviction`.
+//! Which pressure there is ([`Watch`]) and who goes first ([`rank`]) are pure decisions. Source: `pkg/kubelet/eviction`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,9 +12,10 @@ use k8s_openapi::api::core::v1::Pod;
 use tokio_util::sync::CancellationToken;
 
 use crate::cgroups::pod_parent;
-use crate::config::Threshold;
+use crate::config::{Threshold, Thresholds};
 use crate::decide::Ended;
 use crate::kubelet::Kubelet;
+use crate::metrics::METRICS;
 use crate::node::Disk;
 use crate::pods::Overview;
 use crate::podutil::PodExt;
@@ -28,6 +29,8 @@ const MAX_DEPTH: usize = 64;
 const MAX_FILES: usize = 100_000;
 /// Pods of this priority and above are not evicted.
 const CRITICAL_PRIORITY: i32 = 2_000_000_000;
+/// Seconds that a pod gets when it has to go at once (upstream's `immediateEvictionGracePeriodSeconds`).
+const IMMEDIATE_GRACE: i64 = 1;
 
 /// What is left of something, and how much there is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,8 +42,10 @@ pub struct Observation {
 }
 
 /// A threshold that is crossed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Crossed {
+    /// Which signal.
+    pub signal: String,
     /// Condition it sets.
     pub condition: &'static str,
     /// Resource that is short, as events name it.
@@ -49,6 +54,10 @@ pub struct Crossed {
     pub threshold: i64,
     /// What is left.
     pub available: i64,
+    /// It was crossed for as long as it may be: a pod has to go.
+    pub due: bool,
+    /// It is a soft one: the pod gets time to end.
+    pub soft: bool,
 }
 
 fn meaning(signal: &str) -> Option<(&'static str, &'static str)> {
@@ -63,24 +72,64 @@ fn meaning(signal: &str) -> Option<(&'static str, &'static str)> {
     })
 }
 
-/// The thresholds crossed, memory first.
-pub fn crossed(thresholds: &BTreeMap<String, Threshold>, seen: &BTreeMap<&str, Observation>) -> Vec<Crossed> {
-    let mut out: Vec<Crossed> = thresholds
-        .iter()
-        .filter_map(|(signal, threshold)| {
-            let observation = seen.get(signal.as_str())?;
-            let least = threshold.of(observation.capacity);
-            let (condition, resource) = meaning(signal)?;
-            (observation.available < least).then_some(Crossed {
+/// One threshold.
+#[derive(Debug, Clone)]
+struct Rule {
+    signal: String,
+    threshold: Threshold,
+    /// What must be free beyond the threshold before a crossed one counts as relieved.
+    reclaim: Option<Threshold>,
+    /// How long it may be crossed, for a soft one.
+    grace: Option<Duration>,
+}
+
+/// Which thresholds are crossed, and since when.
+#[derive(Debug)]
+pub struct Watch {
+    rules: Vec<(Rule, Option<Instant>)>,
+}
+
+impl Watch {
+    /// Over these thresholds, none of them crossed.
+    pub fn new(thresholds: &Thresholds) -> Self {
+        let rule = |signal: &String, threshold, grace| {
+            let reclaim = thresholds.reclaim.get(signal).copied();
+            (Rule { signal: signal.clone(), threshold, reclaim, grace }, None)
+        };
+        let hard = thresholds.hard.iter().map(|(signal, threshold)| rule(signal, *threshold, None));
+        let soft = thresholds.soft.iter().map(|(signal, s)| rule(signal, s.threshold, Some(s.grace)));
+        Self { rules: hard.chain(soft).collect() }
+    }
+
+    /// Takes what is seen now; answers the thresholds crossed, memory first and hard ones before soft ones.
+    pub fn observe(&mut self, seen: &BTreeMap<&str, Observation>, now: Instant) -> Vec<Crossed> {
+        let mut out: Vec<Crossed> = Vec::new();
+        for (rule, since) in &mut self.rules {
+            let (Some(observed), Some((condition, resource))) =
+                (seen.get(rule.signal.as_str()), meaning(&rule.signal))
+            else {
+                continue;
+            };
+            let threshold = rule.threshold.of(observed.capacity);
+            let reclaim = rule.reclaim.filter(|_| since.is_some()).map_or(0, |r| r.of(observed.capacity));
+            if observed.available >= threshold.saturating_add(reclaim) {
+                *since = None;
+                continue;
+            }
+            let first = *since.get_or_insert(now);
+            out.push(Crossed {
+                signal: rule.signal.clone(),
                 condition,
                 resource,
-                threshold: least,
-                available: observation.available,
-            })
-        })
-        .collect();
-    out.sort_by_key(|c| (c.condition != "MemoryPressure", c.condition));
-    out
+                threshold,
+                available: observed.available,
+                due: rule.grace.is_none_or(|grace| now.duration_since(first) >= grace),
+                soft: rule.grace.is_some(),
+            });
+        }
+        out.sort_by_key(|c| (c.condition != "MemoryPressure", c.condition, c.soft));
+        out
+    }
 }
 
 /// A pod and what it uses of the short resource.
@@ -106,6 +155,7 @@ pub fn rank(candidates: &mut [Candidate]) {
 pub async fn run(kubelet: Arc<Kubelet>, overview: Arc<Overview>, shutdown: CancellationToken) {
     let mut last_seen: BTreeMap<&'static str, Instant> = BTreeMap::new();
     let mut images = ImageUsage::default();
+    let mut watch = Watch::new(&kubelet.config.eviction);
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
@@ -114,12 +164,12 @@ pub async fn run(kubelet: Arc<Kubelet>, overview: Arc<Overview>, shutdown: Cance
         let (measured, pods) = (kubelet.clone(), overview.clone());
         // Measuring directories reads disks.
         let _ = tokio::task::spawn_blocking(move || over_their_limits(&measured, &pods)).await;
-        let mut found = crossed(&kubelet.config.eviction.hard, &observe(&kubelet));
-        if found.iter().any(|c| c.condition == "DiskPressure") {
+        let mut found = watch.observe(&observe(&kubelet), Instant::now());
+        if found.iter().any(|c| c.condition == "DiskPressure" && c.due) {
             // First what nobody uses, and perhaps no pod has to go.
             collect_containers(&kubelet, &overview).await;
             collect_images(&kubelet, &mut images, true).await;
-            found = crossed(&kubelet.config.eviction.hard, &observe(&kubelet));
+            found = watch.observe(&observe(&kubelet), Instant::now());
         }
         for pressure in &found {
             last_seen.insert(pressure.condition, Instant::now());
@@ -127,11 +177,11 @@ pub async fn run(kubelet: Arc<Kubelet>, overview: Arc<Overview>, shutdown: Cance
         // A condition stays for a while, so that it does not flap.
         last_seen.retain(|_, at| at.elapsed() < kubelet.config.eviction_pressure_transition);
         overview.set_pressure(last_seen.keys().copied().collect());
-        if let Some(first) = found.first() {
+        if let Some(first) = found.into_iter().find(|c| c.due) {
             let note = format!("Attempting to reclaim {}", first.resource);
             kubelet.node_event(EventType::Warning, "EvictionThresholdMet", &note);
-            let (evicting, pods, pressure) = (kubelet.clone(), overview.clone(), *first);
-            let _ = tokio::task::spawn_blocking(move || evict_one(&evicting, &pods, pressure)).await;
+            let (evicting, pods) = (kubelet.clone(), overview.clone());
+            let _ = tokio::task::spawn_blocking(move || evict_one(&evicting, &pods, &first)).await;
         }
     }
 }
@@ -180,7 +230,7 @@ fn active(kubelet: &Kubelet, overview: &Overview) -> Vec<Arc<Pod>> {
     overview.pods.load().values().filter(|p| !over(p)).cloned().collect()
 }
 
-fn evict_one(kubelet: &Kubelet, overview: &Overview, pressure: Crossed) {
+fn evict_one(kubelet: &Kubelet, overview: &Overview, pressure: &Crossed) {
     let pods = active(kubelet, overview);
     let memory = pressure.resource == "memory";
     let mut candidates: Vec<Candidate> = pods
@@ -225,12 +275,20 @@ fn evict_one(kubelet: &Kubelet, overview: &Overview, pressure: Crossed) {
         amount(first.usage),
         amount(first.requested)
     );
-    evict(kubelet, overview, pod, message);
+    let grace = if pressure.soft { soft_grace(kubelet, pod) } else { IMMEDIATE_GRACE };
+    evict(kubelet, overview, pod, &pressure.signal, message, grace);
 }
 
-fn evict(kubelet: &Kubelet, overview: &Overview, pod: &Pod, message: String) {
+/// Seconds that a pod gets to end under a soft threshold: its own, bounded by `evictionMaxPodGracePeriod`.
+fn soft_grace(kubelet: &Kubelet, pod: &Pod) -> i64 {
+    let own = pod.spec().termination_grace_period_seconds.unwrap_or(crate::podutil::DEFAULT_GRACE_SECONDS);
+    own.min(kubelet.config.eviction.max_pod_grace).max(0)
+}
+
+fn evict(kubelet: &Kubelet, overview: &Overview, pod: &Pod, signal: &str, message: String, grace: i64) {
     kubelet.pod_event(pod, EventType::Warning, "Evicted", &message);
-    overview.end(pod.uid(), Ended { reason: "Evicted".to_owned(), message, grace: Some(0) });
+    METRICS.evictions.get_or_create(&vec![("eviction_signal", signal.to_owned())]).inc();
+    overview.end(pod.uid(), Ended { reason: "Evicted".to_owned(), message, grace: Some(grace) });
 }
 
 /// Bytes a pod keeps on the node's disk: its directory and its logs.
@@ -240,7 +298,7 @@ fn disk_usage(kubelet: &Kubelet, pod: &Pod) -> i64 {
 }
 
 /// Bytes allocated below a directory on its file system.
-fn tree_size(root: &Path) -> i64 {
+pub(crate) fn tree_size(root: &Path) -> i64 {
     use std::os::unix::fs::MetadataExt;
     let Ok(meta) = std::fs::symlink_metadata(root) else { return 0 };
     let device = meta.dev();
@@ -268,13 +326,14 @@ fn tree_size(root: &Path) -> i64 {
 /// Ends pods whose volumes or containers hold more than they may.
 fn over_their_limits(kubelet: &Kubelet, overview: &Overview) {
     for pod in active(kubelet, overview) {
-        if let Some(message) = over_limit(kubelet, &pod) {
-            evict(kubelet, overview, &pod, message);
+        if let Some((signal, message)) = over_limit(kubelet, &pod) {
+            evict(kubelet, overview, &pod, signal, message, IMMEDIATE_GRACE);
         }
     }
 }
 
-fn over_limit(kubelet: &Kubelet, pod: &Pod) -> Option<String> {
+/// The limit that a pod is over, as metrics name it, and the text for its status.
+fn over_limit(kubelet: &Kubelet, pod: &Pod) -> Option<(&'static str, String)> {
     for volume in pod.spec().volumes.iter().flatten() {
         let Some(empty) = &volume.empty_dir else { continue };
         let Some(limit) = empty.size_limit.as_ref().filter(|q| value(q).is_some_and(|v| v > 0)) else {
@@ -287,10 +346,9 @@ fn over_limit(kubelet: &Kubelet, pod: &Pod) -> Option<String> {
         let dir =
             kubelet.config.pod_dir(pod.uid()).join("volumes/kubernetes.io~empty-dir").join(&volume.name);
         if tree_size(&dir) > value(limit)? {
-            return Some(format!(
-                "Usage of EmptyDir volume {:?} exceeds the limit {:?}. ",
-                volume.name, limit.0
-            ));
+            let message =
+                format!("Usage of EmptyDir volume {:?} exceeds the limit {:?}. ", volume.name, limit.0);
+            return Some(("emptydirfs.limit", message));
         }
     }
     let limits = pod_sum(pod, |c| {
@@ -298,35 +356,73 @@ fn over_limit(kubelet: &Kubelet, pod: &Pod) -> Option<String> {
     })
     .filter(|v| *v > 0)?;
     (disk_usage(kubelet, pod) > limits).then(|| {
-        format!(
-            "Pod ephemeral local storage usage exceeds the total limit of containers {}. ",
-            bytes_quantity(limits).0
-        )
+        let limit = bytes_quantity(limits).0;
+        let message =
+            format!("Pod ephemeral local storage usage exceeds the total limit of containers {limit}. ");
+        ("ephemeralpodfs.limit", message)
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Soft;
+
+    fn seen(memory: i64, disk: i64) -> BTreeMap<&'static str, Observation> {
+        BTreeMap::from([
+            ("memory.available", Observation { available: memory, capacity: 1000 }),
+            ("nodefs.available", Observation { available: disk, capacity: 1000 }),
+        ])
+    }
 
     #[test]
     fn thresholds_cross() {
-        let thresholds = BTreeMap::from([
-            ("memory.available".to_owned(), Threshold::Amount(100)),
-            ("nodefs.available".to_owned(), Threshold::Share(0.1)),
-        ]);
-        let seen = |memory, disk| {
-            BTreeMap::from([
-                ("memory.available", Observation { available: memory, capacity: 1000 }),
-                ("nodefs.available", Observation { available: disk, capacity: 1000 }),
-            ])
+        let thresholds = Thresholds {
+            hard: BTreeMap::from([
+                ("memory.available".to_owned(), Threshold::Amount(100)),
+                ("nodefs.available".to_owned(), Threshold::Share(0.1)),
+            ]),
+            ..Thresholds::default()
         };
-        let names = |memory, disk| -> Vec<&str> {
-            crossed(&thresholds, &seen(memory, disk)).iter().map(|c| c.resource).collect()
-        };
-        assert_eq!(names(100, 100), Vec::<&str>::new());
-        assert_eq!(names(99, 99), ["memory", "ephemeral-storage"]);
-        assert_eq!(names(500, 1), ["ephemeral-storage"]);
+        for (memory, disk, expected) in [
+            (100, 100, vec![]),
+            (99, 99, vec!["memory", "ephemeral-storage"]),
+            (500, 1, vec!["ephemeral-storage"]),
+        ] {
+            let crossed = Watch::new(&thresholds).observe(&seen(memory, disk), Instant::now());
+            assert!(crossed.iter().all(|c| c.due && !c.soft));
+            assert_eq!(crossed.iter().map(|c| c.resource).collect::<Vec<_>>(), expected, "{memory} {disk}");
+        }
+    }
+
+    #[test]
+    fn soft_thresholds_wait_and_reclaim_asks_for_more() {
+        let soft = Soft { threshold: Threshold::Amount(300), grace: Duration::from_secs(60) };
+        let memory = "memory.available".to_owned();
+        let mut watch = Watch::new(&Thresholds {
+            hard: BTreeMap::from([(memory.clone(), Threshold::Amount(100))]),
+            soft: BTreeMap::from([(memory.clone(), soft)]),
+            reclaim: BTreeMap::from([(memory, Threshold::Amount(50))]),
+            max_pod_grace: 0,
+        });
+        let start = Instant::now();
+        // Seconds, memory left, and what is crossed: whether it is soft, and due.
+        for (at, left, expected) in [
+            (0, 290, vec![(true, false)]),
+            (59, 290, vec![(true, false)]),
+            (60, 290, vec![(true, true)]),
+            (61, 90, vec![(false, true), (true, true)]),
+            (62, 149, vec![(false, true), (true, true)]),
+            (63, 150, vec![(true, true)]),
+            (64, 349, vec![(true, true)]),
+            (65, 350, vec![]),
+            (66, 310, vec![]),
+            (67, 299, vec![(true, false)]),
+        ] {
+            let crossed = watch.observe(&seen(left, 1000), start + Duration::from_secs(at));
+            let got: Vec<_> = crossed.iter().map(|c| (c.soft, c.due)).collect();
+            assert_eq!(got, expected, "after {at} s");
+        }
     }
 
     #[test]

@@ -35,14 +35,6 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
-    /// The limit of open files could not be raised.
-    #[error("failed to set rlimit on max file handles to {wanted}: {source}")]
-    OpenFiles {
-        /// What was asked for.
-        wanted: u64,
-        /// Why.
-        source: nix::Error,
-    },
 }
 
 /// Settings that differ from what is wanted: name, value, wanted. What the kernel does not have does not differ.
@@ -81,8 +73,10 @@ pub fn apply(settings: &HostSettings) -> Result<(), Error> {
     }
     let wanted = settings.max_open_files;
     if getrlimit(Resource::RLIMIT_NOFILE) != Ok((wanted, wanted)) {
-        setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted)
-            .map_err(|source| Error::OpenFiles { wanted, source })?;
+        // A process without the right to raise its limits runs with those it has, as upstream's does.
+        if let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted) {
+            tracing::error!(%error, wanted, "failed to set rlimit on max file handles");
+        }
     }
     kernel(Path::new("/proc/sys"), settings.protect_kernel_defaults)
 }

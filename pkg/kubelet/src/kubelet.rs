@@ -47,6 +47,8 @@ pub struct Kubelet {
     pub facts: NodeFacts,
     /// Events.
     pub events: EventRecorder,
+    /// What volumes hold.
+    pub volume_stats: crate::volumestats::VolumeStats,
     /// Facts that do.
     pub node: ArcSwap<NodeState>,
 }

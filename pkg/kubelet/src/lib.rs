@@ -19,6 +19,7 @@ pub mod host;
 pub mod images;
 pub mod kubelet;
 pub mod logs;
+mod metrics;
 pub mod names;
 pub mod network;
 pub mod node;
@@ -39,6 +40,7 @@ pub mod status;
 pub mod statuses;
 pub mod upkeep;
 pub mod volumes;
+pub mod volumestats;
 pub mod worker;
 
 pub use config::{Config, Flags, KubeletConfiguration};

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admit::{self, Room};
 use crate::decide::Ended;
 use crate::kubelet::Kubelet;
+use crate::metrics::METRICS;
 use crate::podutil::{CONFIG_MIRROR, CONFIG_SEEN, CONFIG_SOURCE, PodExt};
 use crate::resources::{MAX_SHARES, MIN_SHARES, Qos, pod_limits, qos};
 use crate::runtime::{PodSketch, relist};
@@ -162,7 +163,13 @@ impl Pods {
 
     /// Compares the runtime with what it held a second ago and wakes the workers concerned.
     async fn relist(&mut self) {
-        match relist(&self.kubelet.runtime).await {
+        let started = Instant::now();
+        if let Some(interval) = self.overview.relist_age() {
+            METRICS.relist_interval.observe(interval.as_secs_f64());
+        }
+        let listed = relist(&self.kubelet.runtime).await;
+        METRICS.relist.observe(started.elapsed().as_secs_f64());
+        match listed {
             Ok(now) => {
                 *self.overview.last_relist.lock() = Some(Instant::now());
                 let was_listed = std::mem::replace(&mut self.listed, true);

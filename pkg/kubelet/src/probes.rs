@@ -16,11 +16,16 @@ use tokio::task::JoinHandle;
 use crate::check::{self, HttpTarget, Outcome};
 use crate::decide::{Health, HealthView};
 use crate::kubelet::Kubelet;
+use crate::metrics::{Labels, METRICS};
 use crate::podutil::{Kind, PodExt, init_containers, is_sidecar, resolve_port};
 use crate::runtime::{ContainerRecord, PodRuntime, time};
 
 /// Times a probe that could not be carried out is tried again at once.
 const RETRIES: usize = 3;
+/// Results as metrics name them.
+const SUCCESSFUL: &str = "successful";
+const FAILED: &str = "failed";
+const UNKNOWN: &str = "unknown";
 
 /// Which probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -258,7 +263,31 @@ impl Task {
         );
     }
 
+    /// The probe as its metrics name it.
+    fn labels(&self, result: Option<&str>) -> Labels {
+        let own = |text: &str| text.to_owned();
+        let mut labels = vec![
+            ("probe_type", own(self.which.name())),
+            ("container", self.container.name.clone()),
+            ("pod", own(self.pod.name())),
+            ("namespace", own(self.pod.ns())),
+        ];
+        if let Some(result) = result {
+            labels.extend([("pod_uid", own(self.pod.uid())), ("result", own(result))]);
+        }
+        labels
+    }
+
     async fn look(&self) -> Outcome {
+        let started = std::time::Instant::now();
+        let outcome = self.try_often().await;
+        let seconds = started.elapsed().as_secs_f64();
+        METRICS.probe_seconds.get_or_create(&self.labels(None)).observe(seconds);
+        METRICS.probes.get_or_create(&self.labels(Some(result(&outcome)))).inc();
+        outcome
+    }
+
+    async fn try_often(&self) -> Outcome {
         let mut outcome = Outcome::Unknown(String::new());
         for _ in 0..RETRIES {
             outcome = self.once().await;
@@ -296,6 +325,25 @@ impl Task {
             };
         }
         Outcome::Unknown(format!("missing probe handler for {}:{}", self.pod.full_id(), self.container.name))
+    }
+}
+
+/// An outcome as metrics name it.
+const fn result(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Success => SUCCESSFUL,
+        Outcome::Failure(_) => FAILED,
+        Outcome::Unknown(_) => UNKNOWN,
+    }
+}
+
+/// What is counted of a container goes with its probe.
+impl Drop for Task {
+    fn drop(&mut self) {
+        METRICS.probe_seconds.remove(&self.labels(None));
+        for result in [SUCCESSFUL, FAILED, UNKNOWN] {
+            METRICS.probes.remove(&self.labels(Some(result)));
+        }
     }
 }
 

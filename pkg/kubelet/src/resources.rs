@@ -272,6 +272,8 @@ fn hugepages(resources: Option<&ResourceRequirements>) -> Vec<HugepageLimit> {
 /// Facts about the node that resource decisions need.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NodeFacts {
+    /// Logical CPUs.
+    pub cpus: i64,
     /// Memory in bytes.
     pub memory: i64,
     /// Out of memory, a container is killed as a whole: on the unified hierarchy, unless `singleProcessOOMKill`.

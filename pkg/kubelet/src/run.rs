@@ -115,6 +115,7 @@ pub async fn run(
     );
     let cgroups = Cgroups::detect(&config.cgroup_root, config.pod_pids_limit, config.cgroups_per_qos);
     let facts = NodeFacts {
+        cpus: machine.cpus,
         memory: machine.memory,
         kill_whole_containers: cgroups.is_v2() && config.single_process_oom_kill != Some(true),
         enforce_cpu_quota: config.cpu_cfs_quota,
@@ -134,6 +135,7 @@ pub async fn run(
     let kubelet = Arc::new(Kubelet {
         images: Images::new(runtime.clone(), parallel, config.pull_rate),
         heartbeats: clients.heartbeats,
+        volume_stats: crate::volumestats::VolumeStats::default(),
         runtime,
         runtime_name: version.name,
         objects,

@@ -156,6 +156,8 @@ pub struct PodSketch {
     pub namespace: String,
     /// Ids of sandboxes and containers with their states, sorted.
     pub parts: Vec<(String, State)>,
+    /// Those of containers alone.
+    pub containers: Vec<(String, State)>,
 }
 
 /// One relist: the sketch of every pod by uid.
@@ -167,24 +169,28 @@ pub async fn relist(runtime: &cri::Runtime) -> cri::Result<HashMap<String, PodSk
 
 fn sketch(sandboxes: &[api::PodSandbox], containers: &[api::Container]) -> HashMap<String, PodSketch> {
     let mut pods: HashMap<String, PodSketch> = HashMap::new();
-    let mut add = |labels: &HashMap<String, String>, id: &str, state: State| {
+    let mut add = |labels: &HashMap<String, String>, id: &str, state: State, is_container: bool| {
         let Some(uid) = labels.get(names::POD_UID) else { return };
         let pod = pods.entry(uid.clone()).or_insert_with(|| PodSketch {
             name: labels.get(names::POD_NAME).cloned().unwrap_or_default(),
             namespace: labels.get(names::POD_NAMESPACE).cloned().unwrap_or_default(),
-            parts: Vec::new(),
+            ..PodSketch::default()
         });
         pod.parts.push((id.to_owned(), state));
+        if is_container {
+            pod.containers.push((id.to_owned(), state));
+        }
     };
     for sandbox in sandboxes {
         let ready = sandbox.state() == api::PodSandboxState::SandboxReady;
-        add(&sandbox.labels, &sandbox.id, if ready { State::Running } else { State::Exited });
+        add(&sandbox.labels, &sandbox.id, if ready { State::Running } else { State::Exited }, false);
     }
     for container in containers {
-        add(&container.labels, &container.id, container.state().into());
+        add(&container.labels, &container.id, container.state().into(), true);
     }
     for pod in pods.values_mut() {
         pod.parts.sort_by(|a, b| a.0.cmp(&b.0));
+        pod.containers.sort_by(|a, b| a.0.cmp(&b.0));
     }
     pods
 }

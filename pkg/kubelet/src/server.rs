@@ -3,7 +3,6 @@
 //! Every request is authenticated (client certificate or token) and authorized by the API server, unless configured
 //! otherwise. Source: `pkg/kubelet/server/server.go`.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -23,10 +22,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::kubelet::Kubelet;
 use crate::logs;
+use crate::metrics::METRICS;
 use crate::pods::Overview;
 use crate::podutil::PodExt;
 
 mod auth;
+mod collect;
 mod query;
 mod route;
 mod stats;
@@ -58,6 +59,7 @@ pub(crate) struct Server {
     auth: Auth,
     checks: Checks,
     metrics: Metrics,
+    probes: Metrics,
 }
 
 /// Starts the server, and the health endpoint on its own port.
@@ -109,10 +111,22 @@ async fn secured(
         .map_err(|e| e.to_string())?;
     tasks.spawn(certificate.follow(shutdown.clone()));
     let metrics = Metrics::new();
-    stats::register(&metrics, kubelet, overview);
+    metrics.register(|registry| {
+        registry.register_collector(Box::new(collect::Present::new(kubelet, overview)));
+        crate::metrics::register(registry);
+        cri::metrics::register(registry);
+    });
+    let probes = Metrics::new();
+    probes.register(crate::metrics::register_probes);
     let auth = Auth::new(config, kubelet.objects.client().clone());
-    let server =
-        Arc::new(Server { auth, checks, metrics, overview: overview.clone(), kubelet: kubelet.clone() });
+    let server = Arc::new(Server {
+        auth,
+        checks,
+        metrics,
+        probes,
+        overview: overview.clone(),
+        kubelet: kubelet.clone(),
+    });
     tasks.spawn(serving::serve(listener, Some(tls_config), server, Limits::default(), shutdown.clone()));
     Ok(())
 }
@@ -169,23 +183,61 @@ impl Handler for Server {
     fn handle(self: Arc<Self>, request: Request) -> BoxFuture<'static, Response> {
         Box::pin(async move {
             let path = request.uri().path().to_owned();
-            let user = match self.auth.authenticate(auth::Shown::by(&request)).await {
-                Ok(user) => user,
-                Err(refusal) => return refusal,
-            };
-            if let Err(refusal) =
-                self.auth.authorize(&user, request.method(), &path, &self.kubelet.config.node_name).await
-            {
-                return refusal;
-            }
-            match Route::parse(&path) {
-                None => text(StatusCode::NOT_FOUND, "404 page not found\n"),
-                Some(route) if route.is_debug() && !self.kubelet.config.debugging_handlers => {
-                    text(StatusCode::METHOD_NOT_ALLOWED, "Debug endpoints are disabled.\n")
-                }
-                Some(route) => self.answer(route, request).await,
-            }
+            let counted = Counted::new(request.method(), &path);
+            let response = self.guarded(&path, request).await;
+            counted.done();
+            response
         })
+    }
+}
+
+/// A request on its way to the metrics.
+struct Counted {
+    labels: crate::metrics::Labels,
+    started: std::time::Instant,
+}
+
+impl Counted {
+    fn new(method: &Method, path: &str) -> Self {
+        // The first part of the path: the rest names pods, of which there is no end.
+        let kind =
+            Route::parse(path).map_or("", |_| path.trim_matches('/').split('/').next().unwrap_or_default());
+        let long = matches!(kind, "exec" | "attach" | "portForward" | "containerLogs");
+        let labels = vec![
+            ("method", method.as_str().to_owned()),
+            ("path", kind.to_owned()),
+            ("server_type", "readwrite".to_owned()),
+            ("long_running", long.to_string()),
+        ];
+        METRICS.http_requests.get_or_create(&labels).inc();
+        Self { labels, started: std::time::Instant::now() }
+    }
+
+    fn done(self) {
+        let seconds = self.started.elapsed().as_secs_f64();
+        METRICS.http_seconds.get_or_create(&self.labels).observe(seconds);
+    }
+}
+
+impl Server {
+    /// Answers those who may ask.
+    async fn guarded(&self, path: &str, request: Request) -> Response {
+        let user = match self.auth.authenticate(auth::Shown::by(&request)).await {
+            Ok(user) => user,
+            Err(refusal) => return refusal,
+        };
+        if let Err(refusal) =
+            self.auth.authorize(&user, request.method(), path, &self.kubelet.config.node_name).await
+        {
+            return refusal;
+        }
+        match Route::parse(path) {
+            None => text(StatusCode::NOT_FOUND, "404 page not found\n"),
+            Some(route) if route.is_debug() && !self.kubelet.config.debugging_handlers => {
+                text(StatusCode::METHOD_NOT_ALLOWED, "Debug endpoints are disabled.\n")
+            }
+            Some(route) => self.answer(route, request).await,
+        }
     }
 }
 
@@ -219,6 +271,9 @@ impl Server {
             }
             Route::Metrics => self.metrics.respond(request.headers()),
             Route::ResourceMetrics => stats::resource_metrics(&self.kubelet, &self.overview).await,
+            Route::ProbeMetrics => self.probes.respond(request.headers()),
+            Route::ContainerMetrics => collect::cadvisor(&self.kubelet, &self.overview).await,
+            Route::Configz => json(&serde_json::json!({"kubeletconfig": self.kubelet.config.shown})),
             Route::Summary => stats::summary(&self.kubelet, &self.overview).await,
             Route::Pods => json(&self.pods()),
             Route::RunningPods => json(&self.running_pods()),
@@ -441,15 +496,4 @@ fn node_logs(path: &str) -> Response {
         Ok(bytes) => text(StatusCode::OK, bytes),
         Err(error) => fail(StatusCode::INTERNAL_SERVER_ERROR, error),
     }
-}
-
-/// Counts for tests and metrics: pods by phase.
-pub(crate) fn phases(kubelet: &Kubelet, overview: &Overview) -> HashMap<String, usize> {
-    let mut out = HashMap::new();
-    for pod in overview.pods.load().values() {
-        let phase =
-            kubelet.statuses.get(pod.uid()).and_then(|s| s.phase).unwrap_or_else(|| pod.phase().to_owned());
-        *out.entry(phase).or_insert(0) += 1;
-    }
-    out
 }

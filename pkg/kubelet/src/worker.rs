@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use client::events::EventType;
 use jiff::Timestamp;
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backoff::Backoff;
 use crate::decide::{Action, Decision, Ended, View, decide};
 use crate::kubelet::Kubelet;
+use crate::metrics::METRICS;
 use crate::podutil::{Kind, PodExt};
 use crate::probes::Probes;
 use crate::runtime::{PodRuntime, inspect};
@@ -96,6 +97,7 @@ pub fn spawn(
         cgroup_ready: false,
         messages: HashMap::new(),
         given: HashMap::new(),
+        seen: Instant::now(),
         kubelet,
     };
     let task = tokio::spawn(async move {
@@ -136,6 +138,8 @@ struct Worker {
     messages: HashMap<String, String>,
     /// Resources containers were given, by id.
     given: HashMap<String, cri::api::LinuxContainerResources>,
+    /// When this kubelet first saw the pod.
+    seen: Instant,
 }
 
 /// What became of a look at the pod.
@@ -149,8 +153,15 @@ enum Next {
 impl Worker {
     async fn run(mut self) {
         let mut runtime_delay = RUNTIME_RETRY;
+        METRICS.worker_start.observe(self.seen.elapsed().as_secs_f64());
+        let mut operation = "create";
         loop {
-            let next = match self.sync().await {
+            let started = Instant::now();
+            let synced = self.sync().await;
+            let seconds = started.elapsed().as_secs_f64();
+            METRICS.worker.get_or_create(&[("operation_type", operation)]).observe(seconds);
+            operation = "sync";
+            let next = match synced {
                 Ok(Next::Gone) => return,
                 Ok(Next::Wait(delay)) => {
                     runtime_delay = RUNTIME_RETRY;
@@ -175,6 +186,7 @@ impl Worker {
                     if changed.is_err() {
                         return;
                     }
+                    operation = "update";
                 }
                 () = self.wake.notified() => {}
                 () = timer => {}
@@ -339,6 +351,10 @@ impl Worker {
             host_ips: &node.ips,
             now: Timestamp::now(),
         });
+        let phase = |status: &PodStatus| status.phase.clone().unwrap_or_default();
+        if self.last_status.as_ref().is_some_and(|s| phase(s) == "Pending") && phase(&status) == "Running" {
+            METRICS.pod_start.observe(self.seen.elapsed().as_secs_f64());
+        }
         if self.last_status.as_ref() != Some(&status) {
             let mut pod = (*self.pod).clone();
             pod.status = Some(status.clone());
@@ -386,6 +402,7 @@ impl Worker {
             Ok(volumes) => {
                 self.volume_delay = VOLUME_RETRY;
                 let version = self.pod.metadata.resource_version_for_volumes();
+                self.kubelet.volume_stats.note(self.pod.uid(), &volumes);
                 self.volumes = Some(ReadyVolumes { volumes, at: tokio::time::Instant::now(), ips, version });
                 true
             }
@@ -413,6 +430,8 @@ impl Worker {
     }
 
     fn fail(&mut self, kind: Kind, name: &str, reason: &str, message: &str) {
+        let labels = vec![("container_type", kind_label(kind).to_owned()), ("code", reason.to_owned())];
+        METRICS.started_containers_errors.get_or_create(&labels).inc();
         if reason != "CrashLoopBackOff" {
             let note = if matches!(
                 reason,
@@ -429,6 +448,15 @@ impl Worker {
             self.kubelet.container_event(&self.pod, kind, name, EventType::Warning, "Failed", &note);
         }
         self.reasons.insert(name.to_owned(), (reason.to_owned(), message.to_owned()));
+    }
+}
+
+/// A kind of container as metrics name it.
+const fn kind_label(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Init => "init_container",
+        Kind::Regular => "container",
+        Kind::Ephemeral => "ephemeral_container",
     }
 }
 

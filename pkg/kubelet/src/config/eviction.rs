@@ -65,6 +65,15 @@ impl Threshold {
     }
 }
 
+impl std::fmt::Display for Threshold {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Amount(amount) => write!(f, "{amount}"),
+            Self::Share(share) => write!(f, "{}%", share * 100.0),
+        }
+    }
+}
+
 /// A threshold that must have been crossed for a while.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Soft {

@@ -141,6 +141,9 @@ macro_rules! configuration {
             /// Everything else, looked at by [`KubeletConfiguration::refuse_unsupported`].
             #[serde(flatten)]
             pub others: BTreeMap<String, Value>,
+            /// All of it as it was written.
+            #[serde(skip)]
+            pub tree: Value,
         }
 
         const FIELDS: &[&str] = &[$($name),*];
@@ -222,6 +225,7 @@ configuration! {
     eviction_soft_grace_period: BTreeMap<String, String> = "evictionSoftGracePeriod",
     eviction_minimum_reclaim: BTreeMap<String, String> = "evictionMinimumReclaim",
     eviction_max_pod_grace_period: i64 = "evictionMaxPodGracePeriod",
+    volume_stats_agg_period: String = "volumeStatsAggPeriod",
     image_maximum_gc_age: GoDuration = "imageMaximumGCAge",
     crash_loop_back_off: CrashLoopBackOff = "crashLoopBackOff",
 }
@@ -288,7 +292,6 @@ const FIXED: &[(&str, &[&str], &str)] = &[
     ("localStorageCapacityIsolation", &["true"], "local storage is always counted"),
     ("showHiddenMetricsForVersion", &[""], "no metric is hidden"),
     ("enableDebugFlagsHandler", &["true", "false"], "use a boolean"),
-    ("volumeStatsAggPeriod", &["0s", "1m", "1m0s"], "volumes are measured once a minute"),
     ("userNamespaces", &["{}", "{\"idsPerPod\":65536}"], "a pod gets 65536 ids"),
     (
         "imagePullCredentialsVerificationPolicy",

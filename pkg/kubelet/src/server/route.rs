@@ -7,6 +7,9 @@ pub(super) enum Route {
     Health(Option<String>),
     Metrics,
     ResourceMetrics,
+    ProbeMetrics,
+    ContainerMetrics,
+    Configz,
     Summary,
     Pods,
     RunningPods,
@@ -31,6 +34,9 @@ impl Route {
             ["healthz", name] => return Some(Self::Health(Some(own(name)))),
             ["metrics"] => return Some(Self::Metrics),
             ["metrics", "resource"] => return Some(Self::ResourceMetrics),
+            ["metrics", "probes"] => return Some(Self::ProbeMetrics),
+            ["metrics", "cadvisor"] => return Some(Self::ContainerMetrics),
+            ["configz"] => return Some(Self::Configz),
             ["stats", "summary"] => return Some(Self::Summary),
             ["pods"] => return Some(Self::Pods),
             ["runningpods"] => return Some(Self::RunningPods),
@@ -53,7 +59,16 @@ impl Route {
 
     /// Whether `enableDebuggingHandlers: false` turns it off.
     pub(super) fn is_debug(&self) -> bool {
-        !matches!(self, Self::Health(_) | Self::Metrics | Self::ResourceMetrics | Self::Summary | Self::Pods)
+        !matches!(
+            self,
+            Self::Health(_)
+                | Self::Metrics
+                | Self::ResourceMetrics
+                | Self::ProbeMetrics
+                | Self::ContainerMetrics
+                | Self::Summary
+                | Self::Pods
+        )
     }
 }
 
@@ -103,6 +118,7 @@ mod tests {
             ("/metrics/resource", "metrics"),
             ("/logs/", "log"),
             ("/pods", "pods"),
+            ("/configz", "configz"),
             ("/exec/n/p/c", "proxy"),
             ("/statsx", "proxy"),
         ] {

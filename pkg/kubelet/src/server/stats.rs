@@ -1,21 +1,17 @@
-//! Figures about pods: `/stats/summary`, `/metrics/resource`, `/metrics`.
+//! Figures about pods: `/stats/summary`, `/metrics/resource`.
 //!
 //! Read from cgroups and the runtime when asked for; nothing is sampled in between, so an idle kubelet stays idle.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 use std::time::Instant;
 
 use component::http::{Response, text};
-use component::metrics::Metrics;
 use http::{StatusCode, header};
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::gauge::ConstGauge;
 use serde_json::{Value, json};
 
 use super::json as json_response;
@@ -44,15 +40,17 @@ fn rate(key: &str, nanos: u64) -> Option<u64> {
     u64::try_from(u128::from(nanos.saturating_sub(before)) * 1_000_000_000 / elapsed).ok()
 }
 
-struct ContainerFigures {
-    pod: String,
-    namespace: String,
-    name: String,
-    uid: String,
-    stats: cri::api::ContainerStats,
+/// Figures of one container of a pod.
+pub(super) struct ContainerFigures {
+    pub(super) pod: String,
+    pub(super) namespace: String,
+    pub(super) name: String,
+    pub(super) uid: String,
+    pub(super) stats: cri::api::ContainerStats,
 }
 
-async fn containers(kubelet: &Kubelet) -> cri::Result<Vec<ContainerFigures>> {
+/// Figures of every container the runtime runs.
+pub(super) async fn containers(kubelet: &Kubelet) -> cri::Result<Vec<ContainerFigures>> {
     let all = kubelet.runtime.container_stats().await?;
     let figures = all.into_iter().filter_map(|stats| {
         let labels = &stats.attributes.as_ref()?.labels;
@@ -113,7 +111,7 @@ pub(super) async fn summary(kubelet: &Kubelet, overview: &Overview) -> Response 
             Some(json!({
                 "podRef": {"name": pod.name(), "namespace": pod.ns(), "uid": pod.uid()},
                 "startTime": start, "containers": own.collect::<Vec<_>>(), "cpu": cpu, "memory": memory,
-                "process_stats": {"process_count": usage.processes},
+                "process_stats": {"process_count": usage.processes}, "volume": volumes_json(kubelet, pod, &time),
             }))
         })
         .collect();
@@ -125,6 +123,21 @@ pub(super) async fn summary(kubelet: &Kubelet, overview: &Overview) -> Response 
         },
         "pods": pods,
     }))
+}
+
+fn volumes_json(kubelet: &Kubelet, pod: &Pod, time: &Value) -> Vec<Value> {
+    let Some(age) = kubelet.config.volume_stats_period else { return Vec::new() };
+    let figures = kubelet.volume_stats.of(pod, age);
+    let one = |figures: &crate::volumestats::Figures| {
+        let mut out = disk_json(time, Some(figures.disk));
+        out["name"] = json!(figures.volume);
+        out["usedBytes"] = json!(figures.used);
+        if let Some(claim) = &figures.claim {
+            out["pvcRef"] = json!({"name": claim, "namespace": pod.ns()});
+        }
+        out
+    };
+    figures.iter().map(one).collect()
 }
 
 fn pid_max() -> i64 {
@@ -227,51 +240,4 @@ pub(super) async fn resource_metrics(kubelet: &Kubelet, overview: &Overview) -> 
     let kind = header::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response
-}
-
-/// Registers the kubelet's own metrics.
-pub(super) fn register(metrics: &Metrics, kubelet: &Arc<Kubelet>, overview: &Arc<Overview>) {
-    let collector = Counts { kubelet: Arc::downgrade(kubelet), overview: Arc::downgrade(overview) };
-    metrics.register(|registry| registry.register_collector(Box::new(collector)));
-}
-
-/// What the kubelet runs, counted when asked.
-#[derive(Debug)]
-struct Counts {
-    kubelet: std::sync::Weak<Kubelet>,
-    overview: std::sync::Weak<Overview>,
-}
-
-impl Collector for Counts {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let (Some(kubelet), Some(overview)) = (self.kubelet.upgrade(), self.overview.upgrade()) else {
-            return Ok(());
-        };
-        let sketch = overview.sketch.load();
-        let running = sketch
-            .values()
-            .filter(|s| s.parts.iter().any(|(_, state)| *state == crate::runtime::State::Running));
-        let phases = super::phases(&kubelet, &overview);
-        for (name, help, value) in [
-            ("kubelet_running_pods", "Number of pods that have a running pod sandbox", running.count()),
-            (
-                "kubelet_desired_pods",
-                "The number of pods the kubelet is being instructed to run",
-                phases.values().sum(),
-            ),
-            (
-                "kubelet_active_pods",
-                "The number of pods the kubelet considers active",
-                phases
-                    .iter()
-                    .filter(|(p, _)| !matches!(p.as_str(), "Succeeded" | "Failed"))
-                    .map(|(_, n)| n)
-                    .sum(),
-            ),
-        ] {
-            let gauge = ConstGauge::new(value as i64);
-            gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
-        }
-        Ok(())
-    }
 }

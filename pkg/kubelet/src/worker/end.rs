@@ -86,6 +86,7 @@ impl Worker {
     fn forget(&self) {
         self.kubelet.statuses.forget(self.pod.uid());
         self.kubelet.objects.forget_pod(self.pod.uid());
+        self.kubelet.volume_stats.forget(self.pod.uid());
     }
 
     /// The last word of a graceful deletion.

@@ -9,11 +9,12 @@ use cri::api;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Container;
 
-use super::{RETRY, Step, Worker};
+use super::{RETRY, Step, Worker, kind_label};
 use crate::container::{self, Parts};
 use crate::decide::backoff_key;
 use crate::env;
 use crate::images::Failure;
+use crate::metrics::METRICS;
 use crate::objects::api_error;
 use crate::podutil::{Kind, PodExt, find_container};
 use crate::runtime::State;
@@ -63,9 +64,13 @@ impl Worker {
             }
         };
         match self.kubelet.runtime.run_sandbox(config, &handler).await {
-            Ok(_) => Ok(Step::Again),
+            Ok(_) => {
+                METRICS.started_pods.inc();
+                Ok(Step::Again)
+            }
             Err(error) if error.is_unavailable() => Err(error),
             Err(error) => {
+                METRICS.started_pods_errors.inc();
                 failed(self, &format!("Failed to create pod sandbox: {error}"));
                 Ok(Step::Retry(RETRY))
             }
@@ -248,6 +253,7 @@ impl Worker {
             self.fail(kind, name, "RunContainerError", &error.message());
             return Ok(Step::Retry(RETRY));
         }
+        METRICS.started_containers.get_or_create(&[("container_type", kind_label(kind))]).inc();
         self.kubelet.container_event(
             &self.pod,
             kind,
