@@ -8,6 +8,7 @@
 
 pub mod config;
 
+mod autoscaling;
 mod bootstrap;
 mod certificates;
 mod clusterrole;

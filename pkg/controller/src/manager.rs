@@ -11,8 +11,8 @@ use tracing::{info, warn};
 use crate::config::{Config, enabled};
 use crate::context::Context;
 use crate::{
-    bootstrap, certificates, clusterrole, cronjob, daemon, deployment, disruption, endpoints, gc, job,
-    namespace, namespaced_default, nodes, podgc, quota, replicas, service_cidr, stateful, tokens,
+    autoscaling, bootstrap, certificates, clusterrole, cronjob, daemon, deployment, disruption, endpoints,
+    gc, job, namespace, namespaced_default, nodes, podgc, quota, replicas, service_cidr, stateful, tokens,
     ttl_after_finished, volumes,
 };
 
@@ -86,7 +86,9 @@ pub(crate) const CONTROLLERS: &[Descriptor] = &[
     on("ephemeral-volume-controller", &["ephemeral-volume"], volumes::start_ephemeral),
     on("persistentvolumeclaim-protection-controller", &["pvc-protection"], volumes::start_claim_protection),
     on("persistentvolume-protection-controller", &["pv-protection"], volumes::start_volume_protection),
+    on("volumeattributesclass-protection-controller", &[], volumes::start_class_protection),
     on("disruption-controller", &["disruption"], disruption::start),
+    on("horizontal-pod-autoscaler-controller", &["horizontalpodautoscaling"], autoscaling::start),
     on("ttl-controller", &["ttl"], nodes::start_ttl),
     on("service-cidr-controller", &[], service_cidr::start),
     off("bootstrap-signer-controller", &["bootstrapsigner"], bootstrap::start_signer),

@@ -31,6 +31,9 @@ resources! {
     CRON_JOBS = namespaced("batch", "v1", "cronjobs", "CronJob");
     BUDGETS = namespaced("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget");
     CLUSTER_ROLES = cluster("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole");
+    AUTOSCALERS = namespaced("autoscaling", "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler");
+    ATTRIBUTES_CLASSES =
+        cluster("storage.k8s.io", "v1", "volumeattributesclasses", "VolumeAttributesClass");
     SERVICE_CIDRS = cluster("networking.k8s.io", "v1", "servicecidrs", "ServiceCIDR");
     SERVICES = namespaced("", "v1", "services", "Service");
     ENDPOINT_SLICES = namespaced("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice");

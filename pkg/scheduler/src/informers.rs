@@ -220,6 +220,7 @@ impl Shared {
         } else if is_bound {
             self.settle(&mut state, info);
         } else {
+            self.promise(&mut state, event, &info);
             self.enqueue(&mut state, info);
         }
         self.measure(&state);
@@ -262,14 +263,29 @@ impl Shared {
         }
     }
 
+    /// Follows the promises in pods' status. One that was made here and is not written yet stays.
+    fn promise(&self, state: &mut State, event: &Event<Pod>, info: &Arc<PodInfo>) {
+        let before = match event {
+            Event::Updated { old, .. } => old
+                .status
+                .as_ref()
+                .and_then(|s| s.nominated_node_name.as_ref())
+                .is_some_and(|n| !n.is_empty()),
+            _ => false,
+        };
+        match info.nominated_node() {
+            Some(node) => state.nominated.put(info.clone(), node),
+            None if before && state.nominated.remove(&info.uid) => {
+                self.wake_for(state, &Change::PodDelete(info));
+            }
+            None => {}
+        }
+    }
+
     /// A pod wants to be on a node.
     fn enqueue(&self, state: &mut State, info: Arc<PodInfo>) {
         if state.cache.is_assumed(&info.uid) {
             return;
-        }
-        match info.nominated_node() {
-            Some(node) => state.nominated.put(info.clone(), node),
-            None => drop(state.nominated.remove(&info.uid)),
         }
         let gated = info.is_gated() && self.framework(&info).is_some_and(|framework| framework.holds_gated);
         if state.queue.get(&info.uid).is_none() {

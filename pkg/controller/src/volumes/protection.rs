@@ -24,13 +24,14 @@ const VOLUME_FINALIZER: &str = "kubernetes.io/pv-protection";
 
 /// What to do about the finalizer.
 #[derive(Debug, PartialEq, Eq)]
-enum Change {
+pub(super) enum Change {
     None,
     Add,
     Remove,
 }
 
-fn decide(meta: &ObjectMeta, finalizer: &str, in_use: impl FnOnce() -> bool) -> Change {
+/// A protected object has the finalizer until it is being deleted and nobody uses it.
+pub(super) fn decide(meta: &ObjectMeta, finalizer: &str, in_use: impl FnOnce() -> bool) -> Change {
     let held = meta.finalizers.iter().flatten().any(|name| name == finalizer);
     match (meta.deletion_timestamp.is_some(), held) {
         (true, true) if !in_use() => Change::Remove,
