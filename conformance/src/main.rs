@@ -166,7 +166,7 @@ fn all_phases(
         }
         let procs = if phase == Phase::Parallel { usize::from(options.procs) } else { 1 };
         say(&format!("phase {}: {} tests, {procs} at a time", phase.name(), of_phase.len()));
-        let took = runner.phase(phase, plan::batches(&of_phase, &seconds), procs)?;
+        let took = runner.phase(phase, plan::batches(&of_phase, &seconds, procs), procs)?;
         runner.timed(PhaseTime {
             phase: phase.name().into(),
             procs,

@@ -46,9 +46,13 @@ const BATCH_SECONDS: f64 = 60.0;
 /// Expected seconds of a test of which nothing is known.
 const UNKNOWN_SECONDS: f64 = 20.0;
 
+/// Batches that every worker should get at least, as long as there are tests.
+const ROUNDS: usize = 3;
+
 /// Distributes tests on batches: those that take longest first, so that no long one is left at the end, and batches
 /// smaller the longer their tests take. `seconds` holds what earlier runs took.
-pub(crate) fn batches(tests: &[String], seconds: &HashMap<String, f64>) -> Vec<Vec<String>> {
+pub(crate) fn batches(tests: &[String], seconds: &HashMap<String, f64>, workers: usize) -> Vec<Vec<String>> {
+    let most = (tests.len() / (workers * ROUNDS).max(1)).clamp(1, MAX_BATCH);
     let cost = |name: &String| seconds.get(name).copied().unwrap_or(UNKNOWN_SECONDS);
     let mut sorted = tests.to_vec();
     // Stable: tests of the same cost stay in the suite's order.
@@ -58,7 +62,7 @@ pub(crate) fn batches(tests: &[String], seconds: &HashMap<String, f64>) -> Vec<V
     for test in sorted {
         let cost = cost(&test);
         match batches.last_mut() {
-            Some(batch) if batch.len() < MAX_BATCH && filled + cost <= BATCH_SECONDS => {
+            Some(batch) if batch.len() < most && filled + cost <= BATCH_SECONDS => {
                 filled += cost;
                 batch.push(test);
             }
@@ -92,7 +96,7 @@ mod tests {
         let tests: Vec<String> = (0..50).map(|i| format!("t{i}")).collect();
         let seconds: HashMap<String, f64> =
             (0..40).map(|i| (format!("t{i}"), if i == 30 { 300.0 } else { f64::from(i % 7) })).collect();
-        let batches = batches(&tests, &seconds);
+        let batches = batches(&tests, &seconds, 2);
         assert_eq!(batches[0], ["t30"]);
         let mut all: Vec<String> = batches.iter().flatten().cloned().collect();
         assert_eq!(all.len(), tests.len());
@@ -104,6 +108,7 @@ mod tests {
             assert!(batch.len() <= MAX_BATCH);
             assert!(batch.len() == 1 || batch.iter().map(cost).sum::<f64>() <= BATCH_SECONDS);
         }
-        assert!(super::batches(&[], &seconds).is_empty());
+        assert_eq!(super::batches(&tests[..5], &seconds, 4).len(), 5, "few tests run side by side");
+        assert!(super::batches(&[], &seconds, 2).is_empty());
     }
 }
