@@ -56,6 +56,17 @@ pub enum ConfigError {
     /// A plugin of upstream that does not exist here.
     #[error("admission-control plugin {0:?} is not implemented by this server")]
     NotImplemented(String),
+    /// The configuration file cannot be used.
+    #[error("admission configuration: {0}")]
+    File(String),
+    /// The configuration of a plugin cannot be used.
+    #[error("couldn't init admission plugin {plugin:?}: {why}")]
+    Plugin {
+        /// Which plugin.
+        plugin: String,
+        /// What is wrong.
+        why: String,
+    },
     /// Both enabled and disabled.
     #[error("{0:?} in enable-admission-plugins and disable-admission-plugins overlapped")]
     Overlap(String),

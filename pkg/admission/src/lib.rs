@@ -6,11 +6,13 @@
 //! Source: `k8s.io/apiserver/pkg/admission`, order and default set of `k8s.io/kubernetes/pkg/kubeapiserver/options`.
 
 pub mod chain;
+mod config;
 pub mod plugins;
 #[cfg(test)]
 mod testing;
 
 pub use chain::{Chain, ConfigError};
+pub use config::PluginConfigs;
 
 use std::collections::BTreeMap;
 
@@ -137,6 +139,9 @@ pub trait ObjectSource: ObjectReader {
         subresource: &str,
         object: Value,
     ) -> Result<Value, Status>;
+
+    /// Creates an object as the server itself and without admission; 409 when it exists.
+    async fn create(&self, resource: &GroupResource, object: Value) -> Result<Value, Status>;
 
     /// Lists objects, not older than any write acknowledged before the call.
     async fn list_live(

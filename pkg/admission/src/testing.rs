@@ -62,6 +62,12 @@ impl ObjectSource for Source {
         Ok(object)
     }
 
+    async fn create(&self, resource: &GroupResource, object: Value) -> Result<Value, Status> {
+        self.objects.put(&resource.group, &resource.resource, &object);
+        self.written.lock().push(object.clone());
+        Ok(object)
+    }
+
     async fn list_live(
         &self,
         resource: &GroupResource,

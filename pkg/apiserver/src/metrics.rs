@@ -110,27 +110,27 @@ impl RequestMetrics {
         metrics.register(|registry| {
             registry.register(
                 "apiserver_request",
-                "Counter of apiserver requests broken out for each verb, dry run value, group, version, resource, scope, component, and HTTP response code",
+                "Requests answered, by verb, resource and code",
                 made.total.clone(),
             );
             registry.register(
                 "apiserver_request_duration_seconds",
-                "Response latency distribution in seconds for each verb, dry run value, group, version, resource, subresource, scope and component",
+                "Seconds from a request to its answer",
                 made.duration.clone(),
             );
             registry.register(
                 "apiserver_current_inflight_requests",
-                "Number of currently used inflight requests of this apiserver per request kind",
+                "Requests being answered, reads and writes apart",
                 made.inflight.clone(),
             );
             registry.register(
                 "apiserver_longrunning_requests",
-                "Gauge of all active long-running apiserver requests",
+                "Watches and connections that are open",
                 made.longrunning.clone(),
             );
             registry.register(
                 "apiserver_watch_events",
-                "Number of events sent in watch clients",
+                "Changes sent to watchers",
                 made.watch_events.clone(),
             );
         });
@@ -212,21 +212,13 @@ impl Collector for CacheSizes {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let stats = self.0.cache_stats();
         let of: [Size; 3] = [
-            (
-                "apiserver_storage_objects",
-                "Number of stored objects at the time of last check split by kind",
-                |s| s.objects as i64,
-            ),
+            ("apiserver_storage_objects", "Objects in the store, by resource", |s| s.objects as i64),
             (
                 "apiserver_storage_size_of_objects_bytes",
-                "Bytes of JSON of the stored objects split by kind",
+                "Bytes of JSON of the objects in the store, by resource",
                 |s| s.bytes as i64,
             ),
-            (
-                "apiserver_registered_watchers",
-                "Number of currently registered watchers for a given resource",
-                |s| s.watchers as i64,
-            ),
+            ("apiserver_registered_watchers", "Watchers of a resource", |s| s.watchers as i64),
         ];
         for (name, help, value) in of {
             let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;

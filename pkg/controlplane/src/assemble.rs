@@ -1,6 +1,7 @@
 //! The parts of a server, made from its configuration.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use apimachinery::descriptor::{Registry, ResourceDescriptor};
 use apis::ServedVersions;
@@ -28,6 +29,9 @@ pub enum Error {
     /// The store cannot be opened.
     #[error("cannot open the store: {0}")]
     Storage(#[from] storage::Error),
+    /// The server was told to end before it had begun.
+    #[error("ended before the store could be reached")]
+    Ended,
     /// The address cannot be listened on.
     #[error("cannot listen on {address}: {source}")]
     Listen {
@@ -48,6 +52,10 @@ pub enum Error {
         reason: String,
     },
 }
+
+/// Pauses between attempts to reach the store at start.
+const MIN_STORE_PAUSE: Duration = Duration::from_millis(250);
+const MAX_STORE_PAUSE: Duration = Duration::from_secs(5);
 
 /// An opened store and how to close it.
 #[derive(Clone)]
@@ -86,6 +94,23 @@ impl Store {
                 let engine = storage_etcd::Etcd::connect(config).await?;
                 Ok(Self { storage: Arc::clone(&engine) as Arc<dyn Storage>, engine: Engine::Etcd(engine) })
             }
+        }
+    }
+
+    /// Opens a store; one on other machines is waited for while it cannot be reached.
+    pub(crate) async fn await_open(config: &StorageConfig) -> Result<Self, Error> {
+        let mut pause = MIN_STORE_PAUSE;
+        loop {
+            match Self::open(config).await {
+                Err(Error::Storage(storage::Error::Unavailable(why)))
+                    if matches!(config, StorageConfig::Etcd { .. }) =>
+                {
+                    tracing::warn!(why, "the store cannot be reached, trying again");
+                }
+                done => return done,
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(MAX_STORE_PAUSE);
         }
     }
 
@@ -219,6 +244,16 @@ pub(crate) fn connector(config: &Config, shutdown: CancellationToken) -> Result<
     };
     let kubelet = KubeletConfig { client, ca, ..KubeletConfig::default() };
     Connector::new(&kubelet, shutdown).map(Arc::new).map_err(|e| Error::Config(e.to_string()))
+}
+
+/// What admission plugins are configured with.
+pub(crate) fn admission_configs(config: &Config) -> Result<admission::PluginConfigs, Error> {
+    let Some(path) = &config.admission_config else { return Ok(admission::PluginConfigs::default()) };
+    let failed = |why: String| Error::Config(format!("{}: {why}", path.display()));
+    let text = std::fs::read(path).map_err(|e| failed(e.to_string()))?;
+    let folder = path.parent().unwrap_or(std::path::Path::new("."));
+    admission::PluginConfigs::parse(&text, folder, &|path| std::fs::read(path))
+        .map_err(|e| failed(e.to_string()))
 }
 
 /// Kinds of node addresses in the order they are tried.

@@ -48,7 +48,10 @@ impl ControlPlane {
         let address =
             listener.local_addr().map_err(|source| Error::Listen { address: config.bind, source })?;
         let (tls, certificate) = assemble::tls(&config)?;
-        let store = Store::open(&config.storage).await?;
+        let store = tokio::select! {
+            opened = Store::await_open(&config.storage) => opened?,
+            () = shutdown.cancelled() => return Err(Error::Ended),
+        };
         let registry = assemble::registry(&config)?;
         let resources =
             ResourceStore::storing(registry, Arc::clone(&store.storage), config.storage_media_type);
@@ -221,6 +224,7 @@ fn build(
     let dependencies = admission::plugins::Dependencies {
         source: resources.reader(),
         authorizer: Arc::clone(&authorization.authorizer) as Arc<dyn auth::Authorizer>,
+        configs: assemble::admission_configs(config)?,
     };
     let chain = admission::plugins::chain(&config.enable_admission, &config.disable_admission, &dependencies)
         .map_err(|e| Error::Config(e.to_string()))?;

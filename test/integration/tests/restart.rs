@@ -38,3 +38,17 @@ async fn a_store_in_use_is_left_alone() -> anyhow::Result<()> {
     first.stop().await;
     Ok(())
 }
+
+/// A server starts before its store does, and ends when it is told to although the store never came.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_not_there_is_waited_for() -> anyhow::Result<()> {
+    component::install_crypto();
+    let storage = StorageConfig::Etcd { servers: vec!["http://127.0.0.1:1".into()], ca: None, client: None };
+    let dev = controlplane::dev::Dev::new(std::net::SocketAddr::from(([127, 0, 0, 1], 0)), storage)?;
+    let shutdown = tokio_util::sync::CancellationToken::new();
+    let starting = tokio::spawn(controlplane::ControlPlane::start(dev.config, shutdown.clone()));
+    shutdown.cancel();
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(30), starting).await??;
+    assert!(ended.err().is_some_and(|error| error.to_string().contains("before the store")));
+    Ok(())
+}

@@ -106,6 +106,40 @@ impl Plugin for Signing {
     }
 }
 
+/// Who publishes trust anchors for a signer needs the verb `attest` on it.
+pub(super) struct TrustBundleAttest {
+    authorizer: Arc<dyn Authorizer>,
+}
+
+impl TrustBundleAttest {
+    pub(super) fn new(authorizer: Arc<dyn Authorizer>) -> Self {
+        Self { authorizer }
+    }
+}
+
+#[async_trait]
+impl Plugin for TrustBundleAttest {
+    fn name(&self) -> &'static str {
+        "ClusterTrustBundleAttest"
+    }
+
+    fn handles(&self, operation: Operation) -> bool {
+        matches!(operation, Operation::Create | Operation::Update)
+    }
+
+    async fn validate(&self, request: &AdmissionRequest<'_>, _notes: &mut Notes) -> Result<(), Status> {
+        let signer = str_at(request.object(), &["spec", "signerName"]);
+        // bundles of no signer are anybody's who may write them
+        if !request.is(GROUP, "clustertrustbundles") || signer.is_empty() {
+            return Ok(());
+        }
+        if may(&*self.authorizer, request.user, "attest", signer).await {
+            return Ok(());
+        }
+        Err(request.forbidden(&format!("user not permitted to attest for signerName {signer:?}")))
+    }
+}
+
 /// Nobody gets a client certificate of `system:masters` this way.
 pub(super) struct SubjectRestriction;
 

@@ -3,9 +3,11 @@
 mod amounts;
 mod certificates;
 mod defaults;
+mod event_rate;
 mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
+mod node_selector;
 mod owner_references;
 mod pod_security;
 mod priority;
@@ -13,6 +15,7 @@ mod resource_quota;
 mod runtime_class;
 mod service_account;
 mod simple;
+mod toleration_restriction;
 mod tolerations;
 mod volume_resize;
 
@@ -24,7 +27,7 @@ use apimachinery::status::Status;
 use auth::Authorizer;
 
 use crate::chain::{Chain, ConfigError, ORDER};
-use crate::{ObjectSource, Plugin};
+use crate::{ObjectSource, Plugin, PluginConfigs};
 
 /// What plugins are made with.
 #[derive(Clone)]
@@ -33,19 +36,32 @@ pub struct Dependencies {
     pub source: Arc<dyn ObjectSource>,
     /// Decides what the requester may, for plugins about rights.
     pub authorizer: Arc<dyn Authorizer>,
+    /// What plugins are configured with (`--admission-control-config-file`).
+    pub configs: PluginConfigs,
 }
 
+/// Plugins that take a configuration here.
+const CONFIGURABLE: [&str; 3] = ["EventRateLimit", "PodNodeSelector", "PodTolerationRestriction"];
+
 /// Makes a plugin by name, `None` for one that does not exist here.
-fn make(name: &str, with: &Dependencies) -> Option<Arc<dyn Plugin>> {
+fn make(name: &str, with: &Dependencies) -> Result<Option<Arc<dyn Plugin>>, ConfigError> {
     let source = || Arc::clone(&with.source);
     let authorizer = || Arc::clone(&with.authorizer);
-    Some(match name {
+    let config = with.configs.of(name);
+    Ok(Some(match name {
         "AlwaysAdmit" => Arc::new(simple::AlwaysAdmit),
         "AlwaysDeny" => Arc::new(simple::AlwaysDeny),
         "AlwaysPullImages" => Arc::new(simple::AlwaysPullImages),
         "CertificateApproval" => Arc::new(certificates::Approval::new(authorizer())),
         "CertificateSigning" => Arc::new(certificates::Signing::new(authorizer())),
         "CertificateSubjectRestriction" => Arc::new(certificates::SubjectRestriction),
+        "ClusterTrustBundleAttest" => Arc::new(certificates::TrustBundleAttest::new(authorizer())),
+        "EventRateLimit" => Arc::new(event_rate::EventRateLimit::new(config)?),
+        "NamespaceAutoProvision" => Arc::new(namespace_lifecycle::NamespaceAutoProvision::new(source())),
+        "PodNodeSelector" => Arc::new(node_selector::PodNodeSelector::new(source(), config)?),
+        "PodTolerationRestriction" => {
+            Arc::new(toleration_restriction::PodTolerationRestriction::new(source(), config))
+        }
         "DefaultIngressClass" => Arc::new(defaults::DefaultIngressClass::new(source())),
         "DefaultStorageClass" => Arc::new(defaults::DefaultStorageClass::new(source())),
         "DefaultTolerationSeconds" => Arc::new(tolerations::DefaultTolerationSeconds),
@@ -68,8 +84,8 @@ fn make(name: &str, with: &Dependencies) -> Option<Arc<dyn Plugin>> {
         "ServiceAccount" => Arc::new(service_account::ServiceAccount::new(source())),
         "StorageObjectInUseProtection" => Arc::new(defaults::StorageObjectInUseProtection),
         "TaintNodesByCondition" => Arc::new(tolerations::TaintNodesByCondition),
-        _ => return None,
-    })
+        _ => return Ok(None),
+    }))
 }
 
 /// The chain of `--enable-admission-plugins` and `--disable-admission-plugins`: the default set, plus and minus those.
@@ -81,6 +97,12 @@ pub fn chain(enable: &[String], disable: &[String], with: &Dependencies) -> Resu
             return Err(ConfigError::Unknown(name.clone()));
         }
     }
+    if let Some(name) = with.configs.names().find(|name| !CONFIGURABLE.contains(name)) {
+        return Err(ConfigError::Plugin {
+            plugin: name.into(),
+            why: "it takes no configuration here".into(),
+        });
+    }
     if let Some(both) = enable.iter().find(|name| disable.contains(name)) {
         return Err(ConfigError::Overlap(both.clone()));
     }
@@ -90,7 +112,7 @@ pub fn chain(enable: &[String], disable: &[String], with: &Dependencies) -> Resu
         if !(asked || by_default) || disable.iter().any(|n| n == name) {
             continue;
         }
-        match make(name, with) {
+        match make(name, with)? {
             Some(plugin) => plugins.push(plugin),
             None if asked => return Err(ConfigError::NotImplemented(name.to_owned())),
             None => {}
@@ -140,7 +162,11 @@ mod tests {
     use auth::authz::union::AlwaysAllow;
 
     fn names(enable: &[&str], disable: &[&str]) -> Result<Vec<&'static str>, ConfigError> {
-        let with = Dependencies { source: Source::new([]), authorizer: Arc::new(AlwaysAllow) };
+        let with = Dependencies {
+            source: Source::new([]),
+            authorizer: Arc::new(AlwaysAllow),
+            configs: PluginConfigs::default(),
+        };
         let list = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
         Ok(chain(&list(enable), &list(disable), &with)?.names())
     }
@@ -153,6 +179,10 @@ mod tests {
         let more = names(&["NodeRestriction"], &["Priority"]).expect("flags");
         let place = |name| more.iter().position(|n| *n == name);
         assert!(place("ServiceAccount") < place("NodeRestriction") && place("Priority").is_none());
+        assert!(
+            names(&["NamespaceAutoProvision", "PodNodeSelector", "PodTolerationRestriction"], &[]).is_ok()
+        );
+        assert!(names(&["EventRateLimit"], &[]).is_err(), "it needs limits");
         assert_eq!(names(&["Nothing"], &[]), Err(ConfigError::Unknown("Nothing".into())));
         assert_eq!(names(&[], &["Nothing"]), Err(ConfigError::Unknown("Nothing".into())));
         assert_eq!(names(&["Priority"], &["Priority"]), Err(ConfigError::Overlap("Priority".into())));

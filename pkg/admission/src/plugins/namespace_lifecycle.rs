@@ -149,12 +149,62 @@ impl Plugin for NamespaceExists {
     }
 }
 
+/// Makes the namespace of whatever is made in one that does not exist.
+pub(super) struct NamespaceAutoProvision {
+    source: Arc<dyn ObjectSource>,
+}
+
+impl NamespaceAutoProvision {
+    pub(super) fn new(source: Arc<dyn ObjectSource>) -> Self {
+        Self { source }
+    }
+}
+
+#[async_trait]
+impl Plugin for NamespaceAutoProvision {
+    fn name(&self) -> &'static str {
+        "NamespaceAutoProvision"
+    }
+
+    fn handles(&self, operation: Operation) -> bool {
+        operation == Operation::Create
+    }
+
+    async fn admit(&self, request: &mut AdmissionRequest<'_>, _notes: &mut Notes) -> Result<(), Status> {
+        if request.dry_run || request.namespace.is_empty() || is_namespace(request) {
+            return Ok(());
+        }
+        if find(&*self.source, "", "namespaces", "", &request.namespace).await?.is_some() {
+            return Ok(());
+        }
+        let namespace = serde_json::json!({"metadata": {"name": request.namespace}});
+        match self.source.create(&GroupResource::new("", "namespaces"), namespace).await {
+            Err(status) if status.code != 409 => Err(status),
+            _ => Ok(()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::{Source, request, run};
     use auth::UserInfo;
     use serde_json::json;
+
+    #[tokio::test]
+    async fn missing_namespaces_are_made() {
+        let source = Source::new([("", "namespaces", json!({"metadata": {"name": "live"}}))]);
+        let plugin = NamespaceAutoProvision::new(source.clone());
+        let user = UserInfo::default();
+        for (namespace, made) in [("live", 0), ("none", 1), ("none", 1)] {
+            let object = json!({"metadata": {"namespace": namespace, "name": "x"}});
+            run(&plugin, request(Operation::Create, "/pods", &user, Some(object), None))
+                .await
+                .expect("admitted");
+            assert_eq!(source.written.lock().len(), made, "{namespace}");
+        }
+    }
 
     #[tokio::test]
     async fn content_needs_a_living_namespace() {

@@ -118,6 +118,13 @@ impl ObjectSource for CacheReader {
             .await
     }
 
+    async fn create(&self, resource: &GroupResource, object: Value) -> Result<Value, Status> {
+        let target = self.target(resource)?;
+        let context = RequestContext::internal(Arc::new(UserInfo::apiserver()), Timestamp::now());
+        let namespace = namespace_of(&object).to_owned();
+        self.core.create_value(&context, &target.gvr(), &namespace, object, &WriteOptions::default()).await
+    }
+
     async fn list_live(
         &self,
         resource: &GroupResource,

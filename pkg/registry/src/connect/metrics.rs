@@ -24,12 +24,12 @@ impl StreamMetrics {
         metrics.register(|registry| {
             registry.register(
                 "apiserver_stream_translator_requests",
-                "Total number of requests that were handled by the StreamTranslatorProxy, which processes streaming RemoteCommand/V5",
+                "Remote commands carried over from WebSocket to SPDY, by code",
                 made.translated.clone(),
             );
             registry.register(
                 "apiserver_stream_tunnel_requests",
-                "Total number of requests that were handled by the StreamTunnelProxy, which processes streaming PortForward/V2",
+                "Port forwards tunnelled through WebSocket, by code",
                 made.tunnelled.clone(),
             );
         });
