@@ -120,6 +120,7 @@ impl Owned {
             (None, None) => return Ok(()),
             (None, Some(_)) if self.doubts.iter().any(deleted) => self.revision = None,
             (None, Some(revision)) => {
+                self.revision = None;
                 return Err(format!(
                     "seq {} at resourceVersion {revision} was acknowledged and is gone",
                     self.seq
@@ -136,14 +137,17 @@ impl Owned {
                 self.revision = Some(object.revision());
             }
             (Some(object), _) => {
-                return Err(format!(
+                let problem = format!(
                     "seq {} of {} at resourceVersion {} is there, {} at {:?} was acknowledged last",
                     object.seq(),
                     object.data.op,
                     object.revision(),
                     self.seq,
                     self.revision
-                ));
+                );
+                // told once; what follows is judged by what is there
+                (self.seq, self.revision) = (object.seq(), Some(object.revision()));
+                return Err(problem);
             }
         }
         self.doubts.clear();

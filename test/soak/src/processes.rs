@@ -173,7 +173,10 @@ impl Plane {
                 "contexts": [{"name": "soak", "context": {"cluster": "soak", "user": "soak"}}],
             });
             let kubeconfig = Kubeconfig::from_yaml(&kubeconfig.to_string())?;
-            let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+            let mut config =
+                Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+            // a write sent twice unseen could be refused for what the first one did
+            config.default_retry = false;
             clients.push(Client::try_from(config)?);
         }
         let mut plane = Self { servers, etcd, clients };
