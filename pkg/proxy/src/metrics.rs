@@ -28,27 +28,27 @@ impl Metrics {
         };
         registry.register(
             "kubeproxy_sync_proxy_rules_duration_seconds",
-            "SyncProxyRules latency in seconds",
+            "Seconds that making and writing the rules took",
             metrics.sync_seconds.clone(),
         );
         registry.register(
             "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
-            "The last time proxy rules were successfully synced",
+            "When rules were last written, in Unix seconds",
             metrics.last_sync.clone(),
         );
         registry.register(
             "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds",
-            "The last time a sync of proxy rules was queued",
+            "When a change was last seen, in Unix seconds",
             metrics.last_queued.clone(),
         );
         registry.register(
             "kubeproxy_sync_proxy_rules_iptables_last",
-            "Number of iptables rules written in the last sync",
+            "Rules of the last write",
             metrics.rules.clone(),
         );
         registry.register(
             "kubeproxy_sync_proxy_rules_iptables_restore_failures",
-            "Cumulative proxy iptables restore failures",
+            "Writes that iptables-restore refused",
             metrics.restore_failures.clone(),
         );
         metrics

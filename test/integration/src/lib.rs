@@ -5,6 +5,8 @@
 
 pub mod component;
 
+pub mod binary;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;

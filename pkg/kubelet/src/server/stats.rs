@@ -193,41 +193,36 @@ pub(super) async fn resource_metrics(kubelet: &Kubelet, overview: &Overview) -> 
     let node = kubelet.cgroups.usage("/").unwrap_or_default();
     let mut out = String::new();
     let families = [
-        (
-            "container_cpu_usage_seconds_total",
-            "counter",
-            "Cumulative cpu time consumed by the container in core-seconds",
-            cpu,
-        ),
+        ("container_cpu_usage_seconds_total", "counter", "Seconds of CPU the container used", cpu),
         (
             "container_memory_working_set_bytes",
             "gauge",
-            "Current working set of the container in bytes",
+            "Bytes of memory of the container that cannot be taken back",
             memory,
         ),
         (
             "node_cpu_usage_seconds_total",
             "counter",
-            "Cumulative cpu time consumed by the node in core-seconds",
+            "Seconds of CPU the node used",
             format!("node_cpu_usage_seconds_total {} {millis}\n", node.cpu_nanos as f64 / 1e9),
         ),
         (
             "node_memory_working_set_bytes",
             "gauge",
-            "Current working set of the node in bytes",
+            "Bytes of memory of the node that cannot be taken back",
             format!("node_memory_working_set_bytes {} {millis}\n", node.working_set),
         ),
+        ("pod_cpu_usage_seconds_total", "counter", "Seconds of CPU the pod used", pod_cpu),
         (
-            "pod_cpu_usage_seconds_total",
-            "counter",
-            "Cumulative cpu time consumed by the pod in core-seconds",
-            pod_cpu,
+            "pod_memory_working_set_bytes",
+            "gauge",
+            "Bytes of memory of the pod that cannot be taken back",
+            pod_memory,
         ),
-        ("pod_memory_working_set_bytes", "gauge", "Current working set of the pod in bytes", pod_memory),
         (
             "resource_scrape_error",
             "gauge",
-            "1 if there was an error while getting container metrics, 0 otherwise",
+            "1 when the runtime did not tell its figures, else 0",
             "resource_scrape_error 0\n".to_owned(),
         ),
     ];

@@ -1,0 +1,109 @@
+//! Single binaries against a server in this process: starting, asking, ending them.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+
+/// Longest wait for anything.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Pause between looks.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// A program under test, killed when it is dropped.
+pub struct Binary(Child);
+
+impl Binary {
+    /// Starts a program.
+    pub fn start(path: &str, arguments: &[String]) -> anyhow::Result<Self> {
+        let child = Command::new(path).args(arguments).spawn().with_context(|| path.to_owned())?;
+        Ok(Self(child))
+    }
+
+    /// Waits until `found` finds something; fails when the program ends before.
+    pub async fn until<T>(
+        &mut self,
+        what: &str,
+        mut found: impl AsyncFnMut() -> Option<T>,
+    ) -> anyhow::Result<T> {
+        let started = Instant::now();
+        loop {
+            if let Some(value) = found().await {
+                return Ok(value);
+            }
+            if let Some(status) = self.0.try_wait()? {
+                bail!("the program ended with {status} while waiting: {what}");
+            }
+            if started.elapsed() > PATIENCE {
+                bail!("waited too long: {what}");
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Asks the program to end, as a service manager does, and tells whether it ended well.
+    pub async fn stop(mut self) -> anyhow::Result<bool> {
+        let asked = Command::new("kill").args(["-TERM", &self.0.id().to_string()]).status()?;
+        anyhow::ensure!(asked.success(), "cannot signal the program");
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.0.try_wait()? {
+                return Ok(status.success());
+            }
+            if started.elapsed() > PATIENCE {
+                bail!("the program does not end");
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+impl Drop for Binary {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A port of loopback that was free a moment ago.
+pub fn free_port() -> anyhow::Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
+
+/// Status and body of a plain HTTP request to loopback; `None` without an answer.
+pub fn http_get(port: u16, path: &str) -> Option<(u16, String)> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").ok()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).ok()?;
+    let status = text.split(' ').nth(1)?.parse().ok()?;
+    Some((status, text.split_once("\r\n\r\n")?.1.to_owned()))
+}
+
+/// Whether this process may make namespaces and has these programs. Says what is missing; with `CI` set that is a
+/// failure, as a test that shows nothing must not pass there.
+pub fn able(programs: &[&str]) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mut missing = Vec::new();
+    if !status.lines().any(|line| line.starts_with("Uid:\t0\t")) {
+        missing.push("root");
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let there = |program: &&&str| {
+        Path::new(program).is_absolute() && Path::new(program).exists()
+            || std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
+    };
+    missing.extend(programs.iter().filter(|p| !there(p)));
+    if missing.is_empty() {
+        return true;
+    }
+    let text = format!("SKIPPED, for want of {}", missing.join(", "));
+    assert!(std::env::var_os("CI").is_none(), "{text}");
+    eprintln!("{text}");
+    false
+}
