@@ -30,7 +30,9 @@ pub fn init(options: &Options) {
     // Dependencies stay at warnings until a person asks for more than our own debug output.
     let filter = match options.verbosity {
         0..=3 => {
-            "info,hyper=warn,h2=warn,rustls=warn,tonic=warn,tower=warn,kube=warn,fjall=warn,lsm_tree=warn"
+            // A name matches every target that begins with it: `kube` alone would hide the kubelet.
+            "info,hyper=warn,h2=warn,rustls=warn,tonic=warn,tower=warn,kube_client=warn,fjall=warn,lsm_tree=warn,\
+             hickory_server=warn"
         }
         4..=5 => "debug,hyper=info,h2=info,rustls=info,tonic=info,tower=info,fjall=info,lsm_tree=info",
         _ => "trace,h2=info,hyper=debug",
