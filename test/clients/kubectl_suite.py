@@ -11,6 +11,15 @@ import uuid
 
 LIMIT_SECONDS = 60
 
+# A request for a certificate of the user walker, PEM in base64.
+REQUEST = (
+    "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KTUlIS01ITUNBUUF3RVRFUE1BMEdBMVVFQXd3R2QyRnNhMlZ5TUZrd0V3WUhLb1"
+    "pJemowQ0FRWUlLb1pJemowRApBUWNEUWdBRXNBcDRMaDA2dkZKVVYyNEhoNFNoZFZBMnh3U2YzRjRuWmpDRXN0Z0pqSTZ3NzhaSEd3bUxYU3du"
+    "CkMvRmVSa2k5YmpPWUw1Yy95WXFveVBGQlVObTRTcUFBTUFvR0NDcUdTTTQ5QkFNQ0EwY0FNRVFDSUVYZGlVVXcKdzE2WlhKaFg3MHVnajZ3YU"
+    "hTT3JsZms1UWZWTGwwa1oxNDZUQWlBelJhR25mclR5UUh5YjByaW9xWFJha3hrSgpTRFhoVCs2cytzTmN2SkhGZGc9PQotLS0tLUVORCBDRVJU"
+    "SUZJQ0FURSBSRVFVRVNULS0tLS0K"
+)
+
 DEPLOYMENT = """
 apiVersion: apps/v1
 kind: Deployment
@@ -269,6 +278,68 @@ class Change(Case):
         self.assertIn("no", said)
         self.assertIn("kubernetes-admin", self.run_anywhere("auth", "whoami"))
         self.says("cannot list resource", "get", "pods", "--as=nobody", code=1)
+
+
+class Operate(Case):
+    """What operators do: edit, roll back, mark nodes, approve."""
+
+    def test_edit(self):
+        self.kubectl("create", "configmap", "edited", "--from-literal=a=before")
+        os.environ["KUBE_EDITOR"] = "sed -i s/before/after/"
+        self.addCleanup(os.environ.pop, "KUBE_EDITOR")
+        self.says("configmap/edited edited", "edit", "configmap/edited")
+        self.assertEqual(self.kubectl("get", "configmap/edited", "-o", "jsonpath={.data.a}"), "after")
+
+    def test_rollout(self):
+        self.kubectl("create", "deployment", "rolled", "--image=example.com/x:1", "--replicas=0")
+        self.kubectl("rollout", "status", "deployment/rolled", "--timeout=30s")
+        self.kubectl("set", "image", "deployment/rolled", "*=example.com/x:2")
+        self.kubectl("rollout", "status", "deployment/rolled", "--timeout=30s")
+        self.says("REVISION", "rollout", "history", "deployment/rolled")
+        self.says("example.com/x:1", "rollout", "history", "deployment/rolled", "--revision=1")
+        self.kubectl("rollout", "undo", "deployment/rolled")
+        image = self.kubectl("get", "deployment/rolled", "-o", "jsonpath={.spec.template.spec.containers[0].image}")
+        self.assertEqual(image, "example.com/x:1")
+        self.kubectl("rollout", "pause", "deployment/rolled")
+        self.kubectl("rollout", "resume", "deployment/rolled")
+
+    def test_nodes(self):
+        node = self.namespace
+        self.kubectl("create", "-f", "-", stdin=f"apiVersion: v1\nkind: Node\nmetadata: {{name: {node}}}\n")
+        self.addCleanup(self.run_anywhere, "delete", "node", node)
+        self.says("cordoned", "cordon", node)
+        self.says("SchedulingDisabled", "get", "node", node)
+        self.says("drained", "drain", node, "--ignore-daemonsets", "--timeout=30s")
+        self.says("uncordoned", "uncordon", node)
+        self.says("tainted", "taint", "nodes", node, "walk=yes:NoSchedule")
+        self.says("walk=yes:NoSchedule", "describe", "node", node)
+        self.says("untainted", "taint", "nodes", node, "walk-")
+
+    def test_certificates(self):
+        name = self.namespace
+        body = {"apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest", "metadata": {"name": name},
+                "spec": {"request": REQUEST, "signerName": "example.com/walk",
+                         "usages": ["client auth"]}}
+        self.kubectl("create", "-f", "-", stdin=json.dumps(body))
+        self.addCleanup(self.run_anywhere, "delete", "csr", name)
+        self.says("Pending", "get", "csr", name)
+        self.says("approved", "certificate", "approve", name)
+        self.says("Approved", "get", "csr", name)
+
+    def test_several_at_once(self):
+        text = "".join(f"---\napiVersion: v1\nkind: {kind}\nmetadata: {{name: many, labels: {{many: 'yes'}}}}\n"
+                       for kind in ("ConfigMap", "Secret", "ServiceAccount"))
+        self.kubectl("create", "-f", "-", stdin=text)
+        self.says("configmap/many labeled", "label", "-f", "-", "more=yes", stdin=text)
+        self.says("secret/many annotated", "annotate", "secret,configmap", "-l", "many=yes", "note=x")
+        self.assertEqual(len(self.kubectl("get", "-f", "-", "-o", "name", stdin=text).split()), 3)
+        self.says("deleted", "delete", "configmap,secret,serviceaccount", "-l", "many=yes")
+        self.says("No resources found", "get", "configmap,secret,serviceaccount", "-l", "many=yes")
+
+    def test_events_and_missing_metrics(self):
+        self.says("No events found", "events", "--for", "pod/none")
+        self.says("Metrics API not available", "top", "nodes", code=1)
+        self.assertIn("Kubernetes control plane", self.run_anywhere("cluster-info"))
 
 
 if __name__ == "__main__":
