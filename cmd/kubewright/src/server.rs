@@ -80,6 +80,10 @@ async fn run(config: Config, paths: &Paths) -> anyhow::Result<()> {
     let server = ControlPlane::start(config, shutdown.clone()).await?;
     let authenticated = &["system:authenticated"];
     let tasks = TaskTracker::new();
+    let client = server.in_process_client(UserInfo::new("system:kube-controller-manager", authenticated));
+    // Controllers and scheduler read the same objects: they are held once.
+    let informers = client::InformerFactory::new(client.clone());
+    informers.start(shutdown.clone());
     {
         let handler = server.server().clone();
         let client_for = move |account: &str| {
@@ -91,8 +95,11 @@ async fn run(config: Config, paths: &Paths) -> anyhow::Result<()> {
                 ),
             )
         };
-        let config = controller::Config { client_for: Some(Arc::new(client_for)), ..controllers };
-        let client = server.in_process_client(UserInfo::new("system:kube-controller-manager", authenticated));
+        let config = controller::Config {
+            client_for: Some(Arc::new(client_for)),
+            informers: Some(informers.clone()),
+            ..controllers
+        };
         let stop = shutdown.clone();
         tasks.spawn(keep_running("controllers", shutdown.clone(), move || {
             controller::run(config.clone(), client.clone(), stop.clone())
@@ -102,7 +109,9 @@ async fn run(config: Config, paths: &Paths) -> anyhow::Result<()> {
         let client = server.in_process_client(UserInfo::new("system:kube-scheduler", authenticated));
         let stop = shutdown.clone();
         tasks.spawn(keep_running("scheduler", shutdown.clone(), move || {
-            scheduler::run(scheduler::Config::default(), client.clone(), stop.clone())
+            let config =
+                scheduler::Config { informers: Some(informers.clone()), ..scheduler::Config::default() };
+            scheduler::run(config, client.clone(), stop.clone())
         }));
     }
     let admin = server
