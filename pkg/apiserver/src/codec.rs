@@ -381,15 +381,20 @@ mod tests {
 
     #[test]
     fn either_form_is_read_and_deletions_are_seen_in_both() {
-        let pod = json!({"kind": "Pod", "apiVersion": "v1",
-                         "metadata": {"name": "a", "deletionTimestamp": "2026-01-02T03:04:05Z"},
-                         "spec": {"containers": [{"name": "c", "resources": {}}]}, "status": {}});
-        let json: Bytes = canonical(&pod).into();
+        let map = json!({"kind": "ConfigMap", "apiVersion": "v1", "data": {"a": "b"},
+                         "metadata": {"name": "a", "deletionTimestamp": "2026-01-02T03:04:05Z"}});
+        let json: Bytes = canonical(&map).into();
         let encoded = json_to_protobuf(&json);
         assert!(is_protobuf(&encoded) && is_being_deleted(&encoded));
-        let pods = descriptor("", "pods");
-        assert_eq!(stored_json(&pods, &encoded).expect("a pod"), json);
-        assert_eq!(stored_json(&pods, &json).expect("a pod").as_ptr(), json.as_ptr());
+        let maps = descriptor("", "configmaps");
+        assert_eq!(stored_json(&maps, &encoded).expect("a map"), json);
+        assert_eq!(stored_json(&maps, &json).expect("a map").as_ptr(), json.as_ptr());
+        // what was stored before a default existed has it when it is read
+        let old = json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "a"},
+                         "spec": {"containers": [{"name": "c", "resources": {}}]}, "status": {}});
+        let read =
+            stored_json(&descriptor("", "pods"), &json_to_protobuf(&canonical(&old).into())).expect("a pod");
+        assert!(String::from_utf8_lossy(&read).contains(r#""restartPolicy":"Always""#));
         // what has no protobuf form is left as it is
         let custom: Bytes = r#"{"kind":"Cactus","apiVersion":"example.com/v1"}"#.into();
         assert_eq!(json_to_protobuf(&custom), custom);

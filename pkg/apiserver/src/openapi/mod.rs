@@ -195,7 +195,7 @@ fn cacheable(headers: &HeaderMap, tag: &str, body: impl FnOnce() -> Response) ->
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
-        .map(|one| one.trim())
+        .map(str::trim)
         .any(|one| one == "*" || one.strip_prefix("W/").unwrap_or(one) == etag);
     let mut response = if unchanged {
         let mut response = Response::new(empty());
@@ -293,8 +293,8 @@ fn schema_mark(version: &ServedVersion) -> String {
     if Arc::ptr_eq(&version.schema, &apis::schema()) {
         return String::new();
     }
-    let nodes: String = version.schema.iter().map(|(_, node)| format!("{node:?}")).collect();
-    digest::hex(nodes.as_bytes())
+    let nodes: Vec<_> = version.schema.iter().collect();
+    digest::hex(format!("{nodes:?}").as_bytes())
 }
 
 #[cfg(test)]
