@@ -272,9 +272,14 @@ impl Controller {
         let selector: String = percent(&scale.selector);
         let path =
             format!("/apis/metrics.k8s.io/v1beta1/namespaces/{namespace}/pods?labelSelector={selector}");
+        let aspect = match aim {
+            Target::Utilization(_) => "utilization",
+            Target::Average(_) => "usage",
+        };
+        let failed = |text: String| failed(format!("failed to get {resource} {aspect}: {text}"));
         let list = self.rest.get_path(&path, "application/json").await.map_err(|error| {
             failed(format!(
-                "failed to get {resource} utilization: unable to get metrics for resource {resource}: {}",
+                "unable to get metrics for resource {resource}: unable to fetch metrics from resource metrics API: {}",
                 said(&error)
             ))
         })?;
