@@ -97,6 +97,7 @@ fn daemon_runtime(threads: usize) -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
         .enable_all()
+        .on_thread_park(component::memory::rest)
         .build()
         .context("cannot start the runtime")
 }

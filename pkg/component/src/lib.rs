@@ -9,6 +9,7 @@ pub mod gates;
 pub mod health;
 pub mod http;
 pub mod logs;
+pub mod memory;
 pub mod metrics;
 pub mod pki;
 pub mod serving;

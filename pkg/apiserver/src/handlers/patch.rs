@@ -101,8 +101,8 @@ struct Patched<'a> {
 impl Change for Patched<'_> {
     fn apply(&self, old: Option<&Value>) -> Result<Value, Status> {
         let served = self.target.served();
-        let old = old.cloned().unwrap_or_default();
-        let mut new = self.patch.apply(&old, &served.schema, served.root)?;
+        let old = old.unwrap_or(&Value::Null);
+        let mut new = self.patch.apply(old, &served.schema, served.root)?;
         let checked = self.validation != FieldValidation::Ignore;
         let unknown = coerce::fit(&served.schema, served.root, &mut new, checked)
             .map_err(|error| self.patch.undecodable(&new, &error.to_string()))?;
