@@ -1,0 +1,5 @@
+//! `fuzz::field_selector` under libFuzzer.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::field_selector(data));
