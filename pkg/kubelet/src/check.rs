@@ -23,6 +23,8 @@ const MAX_REDIRECTS: usize = 10;
 pub enum Outcome {
     /// As it should be.
     Success,
+    /// As it should be as far as could be seen, and why not further.
+    Warning(String),
     /// Not as it should be, and what it said.
     Failure(String),
     /// Could not be found out.
@@ -85,12 +87,13 @@ impl HttpTarget {
     }
 }
 
-/// Asks over HTTP: 200 to 399 is success.
+/// Asks over HTTP: 200 to 399 is success, with a warning when it is a redirect that is not followed.
 pub async fn http_get(target: &HttpTarget, limit: Duration) -> Outcome {
     match tokio::time::timeout(limit, follow(target.clone())).await {
-        Ok(Ok((status, body))) if (200..400).contains(&status) => {
-            drop(body);
-            Outcome::Success
+        Ok(Ok((status, _))) if (200..300).contains(&status) => Outcome::Success,
+        Ok(Ok((status, body))) if (300..400).contains(&status) => {
+            let body = String::from_utf8_lossy(&body);
+            Outcome::Warning(format!("Probe terminated redirects, Response body: {body}"))
         }
         Ok(Ok((status, _))) => Outcome::Failure(format!("HTTP probe failed with statuscode: {status}")),
         Ok(Err(why)) => Outcome::Failure(format!("Get {:?}: {why}", target.url())),
@@ -101,7 +104,7 @@ pub async fn http_get(target: &HttpTarget, limit: Duration) -> Outcome {
     }
 }
 
-/// Follows redirects on the same host. One to another host ends it, as a success.
+/// Follows redirects on the same host. One to another host ends it.
 async fn follow(mut target: HttpTarget) -> Result<(u16, Bytes), String> {
     for _ in 0..=MAX_REDIRECTS {
         let (status, location, body) = request(&target).await?;
@@ -369,12 +372,12 @@ mod tests {
         let limit = Duration::from_secs(5);
         let ok = "HTTP/1.1 204 No Content\r\n\r\n";
         let bad = "HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n";
-        let away = "HTTP/1.1 302 Found\r\nlocation: http://elsewhere/\r\ncontent-length: 0\r\n\r\n";
+        let away = "HTTP/1.1 302 Found\r\nlocation: http://elsewhere/\r\ncontent-length: 4\r\n\r\nMove";
         let here = "HTTP/1.1 302 Found\r\nlocation: /y\r\ncontent-length: 0\r\n\r\n";
         for (answers, expected) in [
             (vec![ok], Outcome::Success),
             (vec![bad], Outcome::Failure("HTTP probe failed with statuscode: 503".into())),
-            (vec![away], Outcome::Success),
+            (vec![away], Outcome::Warning("Probe terminated redirects, Response body: Move".into())),
             (vec![here, bad], Outcome::Failure("HTTP probe failed with statuscode: 503".into())),
         ] {
             let port = server(answers).await;

@@ -208,12 +208,16 @@ impl Task {
             let outcome = self.look().await;
             let success = match outcome {
                 Outcome::Success => true,
+                Outcome::Warning(text) => {
+                    self.tell("ProbeWarning", &format!("{} probe warning: {text}", self.which.name()));
+                    true
+                }
                 Outcome::Failure(text) => {
-                    self.tell(&format!("{} probe failed: {text}", self.which.name()));
+                    self.tell("Unhealthy", &format!("{} probe failed: {text}", self.which.name()));
                     false
                 }
                 Outcome::Unknown(text) => {
-                    self.tell(&format!("{} probe errored: {text}", self.which.name()));
+                    self.tell("Unhealthy", &format!("{} probe errored: {text}", self.which.name()));
                     continue;
                 }
             };
@@ -252,13 +256,13 @@ impl Task {
         self.which == Which::Startup || (self.which == Which::Liveness && !verdict)
     }
 
-    fn tell(&self, text: &str) {
+    fn tell(&self, reason: &str, text: &str) {
         self.kubelet.container_event(
             &self.pod,
             self.kind,
             &self.container.name,
             EventType::Warning,
-            "Unhealthy",
+            reason,
             text,
         );
     }
@@ -331,7 +335,7 @@ impl Task {
 /// An outcome as metrics name it.
 const fn result(outcome: &Outcome) -> &'static str {
     match outcome {
-        Outcome::Success => SUCCESSFUL,
+        Outcome::Success | Outcome::Warning(_) => SUCCESSFUL,
         Outcome::Failure(_) => FAILED,
         Outcome::Unknown(_) => UNKNOWN,
     }

@@ -171,7 +171,7 @@ fn seconds(seconds: i64) -> Duration {
 
 fn done(outcome: Outcome) -> Result<(), String> {
     match outcome {
-        Outcome::Success => Ok(()),
+        Outcome::Success | Outcome::Warning(_) => Ok(()),
         Outcome::Failure(why) | Outcome::Unknown(why) => Err(why),
     }
 }
