@@ -16,8 +16,6 @@ pub struct Config {
     pub client: Option<(Vec<u8>, Vec<u8>)>,
     /// `--etcd-prefix`: what all keys begin with.
     pub prefix: String,
-    /// Longest wait for a member to answer at the start.
-    pub connect_patience: Duration,
     /// Longest wait for the answer to one request.
     pub request_timeout: Duration,
     /// Past values kept for the caches' watches; more are dropped when all have read them.
@@ -35,7 +33,6 @@ impl Config {
             ca: None,
             client: None,
             prefix: "/registry".into(),
-            connect_patience: Duration::from_secs(60),
             request_timeout: Duration::from_secs(10),
             history_bytes: 8 * MIB,
             max_history_bytes: 128 * MIB,

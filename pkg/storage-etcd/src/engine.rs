@@ -28,8 +28,6 @@ const PAGE: usize = 1000;
 /// Tries of a request that changes nothing.
 const READ_TRIES: u32 = 3;
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
-/// Wait between two tries to connect at the start.
-const CONNECT_PAUSE: Duration = Duration::from_millis(500);
 /// A consistent read waits this long for the hub to have seen what etcd has.
 const CATCH_UP: Duration = Duration::from_secs(3);
 /// How often progress is asked for meanwhile.
@@ -60,21 +58,8 @@ struct Flights {
 }
 
 impl Etcd {
-    /// Connects to a cluster and begins to follow it. Waits [`Config::connect_patience`] for a member to answer.
+    /// Connects to a cluster and begins to follow it. Fails when no member answers.
     pub async fn connect(config: Config) -> Result<Arc<Self>, Error> {
-        let begun = tokio::time::Instant::now();
-        loop {
-            match Self::try_connect(config.clone()).await {
-                Err(Error::Unavailable(text)) if begun.elapsed() < config.connect_patience => {
-                    tracing::warn!(servers = ?config.servers, "waiting for etcd: {text}");
-                    tokio::time::sleep(CONNECT_PAUSE).await;
-                }
-                outcome => return outcome,
-            }
-        }
-    }
-
-    async fn try_connect(config: Config) -> Result<Arc<Self>, Error> {
         let options = config.connect_options()?;
         let connect = Client::connect(&config.servers, Some(options));
         let client = tokio::time::timeout(config.request_timeout, connect)

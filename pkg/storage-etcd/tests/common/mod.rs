@@ -100,9 +100,15 @@ impl Server {
     }
 
     pub(crate) async fn connect_with(&self, config: Config) -> Arc<Etcd> {
-        // it may still be starting: that is waited for
-        let connected = Etcd::connect(Config { connect_patience: START, ..config });
-        connected.await.expect("etcd answers after its start")
+        let connected = async {
+            loop {
+                match Etcd::connect(config.clone()).await {
+                    Ok(etcd) => break etcd,
+                    Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                }
+            }
+        };
+        tokio::time::timeout(START, connected).await.expect("etcd answers after its start")
     }
 }
 
