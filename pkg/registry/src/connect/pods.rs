@@ -385,6 +385,9 @@ impl SubresourceHandler for PodStream {
         let Some(mut location) = self.stream.kubelet(&call.store, &pod).await? else {
             return Err(Status::bad_request(format!("pod {} does not have a host assigned", info.name)));
         };
+        if !is_upgrade(call.request.headers()) {
+            return Err(Status::bad_request("Upgrade request required"));
+        }
         location.path = path;
         location.query = params;
         self.connect(call.request, location, &query).await

@@ -254,7 +254,8 @@ pub(super) mod tests {
 
     #[test]
     fn frames_are_told_apart() {
-        let cases: [(&[u8], Result<Vec<Frame>, SpdyError>); 9] = [
+        type Case<'a> = (&'a [u8], Result<Vec<Frame>, SpdyError>);
+        let cases: [Case<'_>; 9] = [
             (&[0x80, 3, 0, 2, 1, 0, 0, 4, 0, 0, 0, 5], Ok(vec![Frame::Accepted { stream: 5, fin: true }])),
             (&[0x80, 3, 0, 3, 0, 0, 0, 8, 0, 0, 0, 5, 0, 0, 0, 1], Ok(vec![Frame::Reset { stream: 5 }])),
             (&[0x80, 3, 0, 6, 0, 0, 0, 4, 0, 0, 0, 2], Ok(vec![Frame::Ping(2)])),
