@@ -49,6 +49,7 @@ lint: packages-build ## rustfmt and clippy, warnings denied
 .PHONY: test
 test: packages-test ## All tests: unit, integration, end to end on a sample
 	cargo test --workspace --exclude e2e
+	$(MAKE) roundtrip
 	$(MAKE) api-operations STORES=embedded
 	$(MAKE) clients SUITES="python kubectl.Apply kubectl.Change kubectl.Output" CLIENT_KUBECTLS=$(KUBECTL_VERSION)
 	$(MAKE) soak-short

@@ -531,6 +531,13 @@ mod tests {
         }
 
         #[test]
+        fn sums_do_not_depend_on_their_order(a in any_quantity(), b in any_quantity(), c in any_quantity()) {
+            let left = a.checked_add(b).and_then(|sum| sum.checked_add(c)).unwrap();
+            let right = b.checked_add(c).and_then(|sum| a.checked_add(sum)).unwrap();
+            prop_assert_eq!(left, right);
+        }
+
+        #[test]
         fn order_is_that_of_the_numbers(a in any_quantity(), b in any_quantity()) {
             let difference = a.checked_sub(b).unwrap();
             prop_assert_eq!(a.cmp(&b), difference.sign().cmp(&0));

@@ -111,6 +111,38 @@ proptest! {
     }
 
     #[test]
+    fn patches_of_different_fields_commute(current in thing(), a in thing(), b in thing()) {
+        let (schema, root) = schema();
+        let (a, b) = (json!({"labels": a["labels"]}), json!({"containers": b["containers"], "finalizers": b["finalizers"]}));
+        for kind in [PatchType::Merge, PatchType::StrategicMerge] {
+            let apply = |object: &Value, patch: &Value| {
+                Patch::from_value(kind, patch.clone()).unwrap().apply(object, &schema, root).unwrap()
+            };
+            prop_assert_eq!(apply(&apply(&current, &a), &b), apply(&apply(&current, &b), &a));
+            // and together they are one patch of both
+            let mut both = a.clone();
+            both["containers"] = b["containers"].clone();
+            both["finalizers"] = b["finalizers"].clone();
+            prop_assert_eq!(apply(&apply(&current, &a), &b), apply(&current, &both));
+        }
+    }
+
+    #[test]
+    fn a_json_patch_and_its_reverse_leave_nothing(current in thing(), value in thing()) {
+        let (schema, root) = schema();
+        let apply = |object: &Value, operations: Value| {
+            Patch::from_value(PatchType::Json, operations).unwrap().apply(object, &schema, root).unwrap()
+        };
+        let there = apply(&current, json!([{"op": "replace", "path": "/containers", "value": value["containers"]}]));
+        prop_assert_eq!(&there["containers"], &value["containers"]);
+        let back = apply(&there, json!([
+            {"op": "test", "path": "/containers", "value": value["containers"]},
+            {"op": "replace", "path": "/containers", "value": current["containers"]},
+        ]));
+        prop_assert_eq!(back, current);
+    }
+
+    #[test]
     fn strategic_patches_are_idempotent(current in thing(), patch in thing()) {
         let (schema, root) = schema();
         let empty = Patch::from_value(PatchType::StrategicMerge, json!({})).unwrap();

@@ -392,5 +392,25 @@ mod tests {
             let outside = Requirement::new("k", Operator::NotIn, &listed).unwrap().matches(&labels);
             prop_assert!(inside != outside);
         }
+
+        #[test]
+        fn requirements_hold_together_in_any_order(
+            labels in proptest::collection::btree_map("[a-c]", "[x-z]", 0..3),
+            wanted in proptest::collection::vec(("[a-c]", "[x-z]", proptest::bool::ANY), 0..4),
+        ) {
+            let requirement = |(key, value, is): &(String, String, bool)| {
+                let operator = if *is { Operator::In } else { Operator::NotIn };
+                Requirement::new(key, operator, &[value]).unwrap()
+            };
+            let there: Vec<Requirement> = wanted.iter().map(requirement).collect();
+            let back: Vec<Requirement> = wanted.iter().rev().map(requirement).collect();
+            let each = there.iter().all(|requirement| requirement.matches(&labels));
+            prop_assert_eq!(LabelSelector::new(there).matches(&labels), each);
+            prop_assert_eq!(LabelSelector::new(back).matches(&labels), each);
+            // no labels wanted is everything wanted, and an object's own labels select it
+            prop_assert!(LabelSelector::new(Vec::new()).matches(&labels));
+            let own = LabelSelector::from_map(labels.iter().map(|(k, v)| (k.as_str(), v.as_str())));
+            prop_assert!(own.matches(&labels));
+        }
     }
 }

@@ -444,7 +444,7 @@ mod tests {
             (
                 |d| {
                     d["paths"]["/api/v1/pods"]["get"]["responses"]["200"]["schema"] =
-                        json!({"type": "string"})
+                        json!({"type": "string"});
                 },
                 &[
                     "missing type /api/v1/pods > get > 200 > $ref",

@@ -51,10 +51,14 @@ pub fn numbered(schema: &Schema, root: NodeId, object: &Value) -> Value {
                 }
             }
             (NodeKind::List(list), Value::Array(items)) => {
-                items.iter_mut().for_each(|item| strip(schema, list.item, item));
+                for item in items {
+                    strip(schema, list.item, item);
+                }
             }
             (NodeKind::Map { value: of, .. }, Value::Object(map)) => {
-                map.values_mut().for_each(|value| strip(schema, *of, value));
+                for value in map.values_mut() {
+                    strip(schema, *of, value);
+                }
             }
             _ => {}
         }

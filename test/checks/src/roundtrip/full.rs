@@ -99,7 +99,7 @@ impl Maker<'_> {
             ProtoForm::Union { object, other } => {
                 // either form in turn, the other one where types would be within themselves too often
                 let (first, second) =
-                    if self.made % 2 == 0 { (object.1, other.1) } else { (other.1, object.1) };
+                    if self.made.is_multiple_of(2) { (object.1, other.1) } else { (other.1, object.1) };
                 self.value(first, name).or_else(|| self.value(second, name))
             }
             _ if definition.ends_with("FieldsV1") => {
@@ -117,15 +117,15 @@ impl Maker<'_> {
         let pick = |of: [&str; 4]| of[n as usize % 4].into();
         match scalar {
             Scalar::Bool => true.into(),
-            Scalar::Int32 if n % 7 == 0 => i32::MIN.into(),
+            Scalar::Int32 if n.is_multiple_of(7) => i32::MIN.into(),
             Scalar::Int32 => n.into(),
             Scalar::Int64 => (9_007_199_254_740_993_i64 + i64::from(n)).into(),
             Scalar::Float => (f64::from(n) + 0.25).into(),
-            Scalar::String if n % 5 == 0 => format!("{}{n}", ODD[n as usize / 5 % ODD.len()]).into(),
+            Scalar::String if n.is_multiple_of(5) => format!("{}{n}", ODD[n as usize / 5 % ODD.len()]).into(),
             Scalar::String => format!("{name}-{n}").into(),
             Scalar::Bytes => pick(["AA==", "AQID", "//79/A==", "a3ViZQ=="]),
             Scalar::Quantity => pick(["3", "250m", "2Gi", "1500m"]),
-            Scalar::IntOrString if n % 2 == 0 => n.into(),
+            Scalar::IntOrString if n.is_multiple_of(2) => n.into(),
             Scalar::IntOrString => format!("{n}%").into(),
             Scalar::Time => format!("2026-01-02T03:04:{:02}Z", n % 60).into(),
             Scalar::MicroTime => format!("2026-01-02T03:04:05.{:06}Z", 1 + n).into(),
