@@ -5,14 +5,15 @@
 
 use std::sync::Arc;
 
-use client::rest::{Patch, ResourceId, Rest};
+use client::rest::{ResourceId, Rest};
 use client::workqueue::WorkQueue;
 use client::{Event, Store, is_not_found};
 use futures::future::BoxFuture;
+use k8s_openapi::Metadata;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
-use serde_json::json;
+use serde::Serialize;
 
 use super::claims_of;
 use crate::context::{Context, Key, Next, Reconcile, SyncError, SyncResult};
@@ -40,22 +41,25 @@ pub(super) fn decide(meta: &ObjectMeta, finalizer: &str, in_use: impl FnOnce() -
     }
 }
 
-async fn apply(
+/// Writes the object with the finalizer changed. These controllers' roles allow updates and no patches.
+async fn apply<T>(
     rest: &Rest,
     resource: &ResourceId,
-    meta: &ObjectMeta,
+    object: &T,
     finalizer: &str,
     change: Change,
-) -> Result<(), SyncError> {
-    let mut finalizers = meta.finalizers.clone().unwrap_or_default();
+) -> Result<(), SyncError>
+where
+    T: Clone + Serialize + Metadata<Ty = ObjectMeta>,
+{
+    let mut changed = object.clone();
+    let finalizers = changed.metadata_mut().finalizers.get_or_insert_default();
     match change {
         Change::None => return Ok(()),
         Change::Add => finalizers.push(finalizer.to_owned()),
         Change::Remove => finalizers.retain(|held| held != finalizer),
     }
-    let patch = json!({"metadata": {"uid": meta.uid, "resourceVersion": meta.resource_version, "finalizers": finalizers}});
-    let at = (meta.namespace.as_deref().unwrap_or(""), meta.name.as_deref().unwrap_or(""));
-    match rest.patch(resource, at, "", Patch::Merge, &patch).await {
+    match rest.update(resource, "", &changed).await {
         Err(error) if !is_not_found(&error) => Err(error.into()),
         _ => Ok(()),
     }
@@ -116,7 +120,7 @@ impl Claims {
                 }
             }
         }
-        apply(&self.rest, &CLAIMS, &claim.metadata, CLAIM_FINALIZER, change).await?;
+        apply(&self.rest, &CLAIMS, &*claim, CLAIM_FINALIZER, change).await?;
         Ok(Next::OnChange)
     }
 }
@@ -151,7 +155,7 @@ impl Volumes {
         let Some(volume) = self.volumes.get("", &key.name) else { return Ok(Next::OnChange) };
         let phase = volume.status.as_ref().and_then(|status| status.phase.as_deref());
         let change = decide(&volume.metadata, VOLUME_FINALIZER, || phase == Some("Bound"));
-        apply(&self.rest, &VOLUMES, &volume.metadata, VOLUME_FINALIZER, change).await?;
+        apply(&self.rest, &VOLUMES, &*volume, VOLUME_FINALIZER, change).await?;
         Ok(Next::OnChange)
     }
 }
