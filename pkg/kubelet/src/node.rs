@@ -383,7 +383,8 @@ impl NodeAgent {
         let interval = kubelet.config.lease_duration / LEASE_FRACTION;
         loop {
             let pause = match renew(&kubelet).await {
-                Ok(()) => interval,
+                Ok(true) => interval,
+                Ok(false) => EAGER,
                 Err(error) => {
                     tracing::warn!(%error, "failed to update lease, will retry");
                     interval.min(Duration::from_secs(2))
@@ -426,14 +427,15 @@ fn substance_of_ours(status: &NodeStatus) -> NodeStatus {
     status
 }
 
-async fn renew(kubelet: &Kubelet) -> Result<(), kube::Error> {
+/// Renews the lease, or makes it; `false` while the node it belongs to is not known yet.
+async fn renew(kubelet: &Kubelet) -> Result<bool, kube::Error> {
     let name = &kubelet.config.node_name;
     let api: Api<Lease> = Api::namespaced(kubelet.heartbeats.clone(), LEASE_NAMESPACE);
     let now = MicroTime(Timestamp::now());
     let patch = Patch::Merge(json!({"spec": {
         "holderIdentity": name, "leaseDurationSeconds": kubelet.config.lease_duration.as_secs(), "renewTime": now}}));
     match api.patch(name, &PatchParams::default(), &patch).await {
-        Ok(_) => return Ok(()),
+        Ok(_) => return Ok(true),
         Err(error) if client::is_not_found(&error) => {}
         Err(error) => return Err(error),
     }
@@ -448,7 +450,7 @@ async fn renew(kubelet: &Kubelet) -> Result<(), kube::Error> {
     });
     // Without its node a lease would outlive it: the first ones wait for the registration.
     if owner.is_none() && kubelet.config.register_node {
-        return Ok(());
+        return Ok(false);
     }
     let lease = Lease {
         metadata: ObjectMeta {
@@ -465,8 +467,8 @@ async fn renew(kubelet: &Kubelet) -> Result<(), kube::Error> {
         }),
     };
     match api.create(&PostParams::default(), &lease).await {
-        Ok(_) => Ok(()),
-        Err(error) if client::is_already_exists(&error) => Ok(()),
+        Ok(_) => Ok(true),
+        Err(error) if client::is_already_exists(&error) => Ok(true),
         Err(error) => Err(error),
     }
 }

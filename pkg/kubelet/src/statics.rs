@@ -195,7 +195,7 @@ async fn touched(watched: Option<&mut pipe::Receiver>) {
     // What changed is found by looking: what the events say is thrown away.
     let mut events = [0; EVENT_BYTES];
     if watched.read(&mut events).await.is_err() {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 
