@@ -1,9 +1,10 @@
-//! Operations that connect to a node or a pod. There is none here, so what is checked is how they refuse without.
+//! Operations that connect to a node or a pod. There are none here but a port that stands for a kubelet's, so what is
+//! checked is what reaches that, and how the others refuse.
 
 use anyhow::{Context as _, ensure};
 use serde_json::json;
 
-use super::{NAMESPACE, pods};
+use super::{NAMESPACE, kubelet, pods};
 use crate::client::Client;
 use crate::report::Report;
 
@@ -14,7 +15,7 @@ const SERVICES: &str = "/api/v1/namespaces/{namespace}/services/{name}";
 
 /// The operations whose effect needs a node.
 pub(crate) fn need_a_node(path: &str) -> bool {
-    ["exec", "log", "proxy", "proxy/{path}"].iter().any(|end| path.ends_with(&format!("{{name}}/{end}")))
+    ["exec", "proxy", "proxy/{path}"].iter().any(|end| path.ends_with(&format!("{{name}}/{end}")))
 }
 
 pub(super) async fn walk(client: &Client, report: &Report) {
@@ -22,6 +23,7 @@ pub(super) async fn walk(client: &Client, report: &Report) {
     if let Err(error) = pods::make(client, "entered", &["main"]).await {
         return report.note("GET", &format!("{PODS}/exec"), Err(error));
     }
+    report.note("GET", &format!("{PODS}/log"), nodes(client, report).await);
     for (method, end, query) in [
         ("GET", "exec", "command=ls&stdout=true"),
         ("POST", "exec", "command=ls&stdout=true"),
@@ -44,6 +46,17 @@ pub(super) async fn walk(client: &Client, report: &Report) {
             report.note(method, &nodes, node_proxy(client, method, at).await);
         }
     }
+}
+
+/// What reaches a node.
+async fn nodes(client: &Client, report: &Report) -> anyhow::Result<()> {
+    let echo = kubelet::Echo::start(client).await?;
+    report.note("GET", &format!("{PODS}/log"), kubelet::log(client).await);
+    report.note("GET", &format!("{PODS}/exec"), kubelet::plain_exec(client).await);
+    for method in METHODS {
+        report.note(method, "/api/v1/nodes/{name}/proxy/{path}", kubelet::proxy(client, method).await);
+    }
+    echo.stop().await
 }
 
 async fn log(client: &Client) -> anyhow::Result<()> {

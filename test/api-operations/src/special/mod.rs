@@ -2,6 +2,7 @@
 
 mod connect;
 mod discovery;
+mod kubelet;
 mod pods;
 mod requests;
 mod reviews;
