@@ -11,7 +11,9 @@ use component::flags::{GoDuration, StringMap, go_bool};
 use component::gates;
 use component::logs;
 use component::tls::Offer;
-use controlplane::{Config, FrontProxy, KubeletClient, Pem, ServingCertificate, StorageConfig, StorageMediaType};
+use controlplane::{
+    Config, FrontProxy, KubeletClient, Pem, ServingCertificate, StorageConfig, StorageMediaType,
+};
 
 /// A boolean flag as Go's flag package takes it.
 type Flag = bool;
@@ -235,7 +237,9 @@ fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
 fn check_gates(given: &StringMap) -> anyhow::Result<()> {
     for (gate, state) in &given.0 {
         let Some(state) = go_bool(state) else {
-            bail!("invalid value of {gate}={state}, err: strconv.ParseBool: parsing {state:?}: invalid syntax");
+            bail!(
+                "invalid value of {gate}={state}, err: strconv.ParseBool: parsing {state:?}: invalid syntax"
+            );
         };
         gates::check([(gate.as_str(), state)])?;
     }
@@ -255,7 +259,9 @@ impl Args {
             bail!("--profiling is not supported: this server has no profiling endpoints");
         }
         if !self.enable_aggregator_routing {
-            tracing::debug!("APIServices are not proxied yet, so that there is no other routing than to endpoints");
+            tracing::debug!(
+                "APIServices are not proxied yet, so that there is no other routing than to endpoints"
+            );
         }
         if !self.service_account_lookup {
             bail!("--service-account-lookup=false is not supported");
