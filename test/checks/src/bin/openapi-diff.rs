@@ -76,7 +76,9 @@ fn report(served: &str, rules: &Rules, ours: &Facts, theirs: &Facts) -> (usize, 
     let mut meant = 0;
     for (reason, lines) in rules.reasons().iter().zip(&explained).filter(|(_, lines)| !lines.is_empty()) {
         println!("  {} explained: {reason}", lines.len());
-        lines.iter().for_each(|line| println!("    {line}"));
+        for line in lines {
+            println!("    {line}");
+        }
         meant += lines.len();
     }
     for line in &unexplained {
