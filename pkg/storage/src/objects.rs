@@ -225,7 +225,9 @@ impl Attempt {
             let fresh = self.refresh().await?;
             return match fresh.current() {
                 // what a cache has in the form handed in may be stored in another one still
-                Some(now) if now.mod_revision == revision && now.value == encoded => Ok(Outcome::Done(revision)),
+                Some(now) if now.mod_revision == revision && now.value == encoded => {
+                    Ok(Outcome::Done(revision))
+                }
                 _ => fresh.again().map(Outcome::Conflict),
             };
         }
@@ -403,7 +405,8 @@ mod tests {
         let plain = ObjectStore::new(Arc::clone(store.storage()));
         plain.attempt("/a".into()).await.unwrap().put("1".into(), None).await.unwrap();
         let cached = store.get("/a").await.unwrap().unwrap();
-        let Outcome::Conflict(next) = store.attempt_cached(cached).put("1".into(), None).await.unwrap() else {
+        let Outcome::Conflict(next) = store.attempt_cached(cached).put("1".into(), None).await.unwrap()
+        else {
             panic!("a value in another form was left alone")
         };
         assert!(matches!(next.put("1".into(), None).await.unwrap(), Outcome::Done(Revision(3))));
