@@ -166,15 +166,15 @@ impl Thresholds {
 mod tests {
     use super::*;
 
-    fn map(pairs: &[(&str, &str)]) -> Option<BTreeMap<String, String>> {
-        Some(pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect())
+    fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
     }
 
     #[test]
     fn given_thresholds_replace_the_defaults_unless_merged() {
         let hard = |given, merge| {
             let file = KubeletConfiguration {
-                eviction_hard: map(given),
+                eviction_hard: Some(map(given)),
                 merge_default_eviction_settings: Some(merge),
                 ..KubeletConfiguration::default()
             };
@@ -191,8 +191,8 @@ mod tests {
     #[test]
     fn soft_thresholds_have_graces() {
         let file = |soft, grace| KubeletConfiguration {
-            eviction_soft: map(soft),
-            eviction_soft_grace_period: map(grace),
+            eviction_soft: Some(map(soft)),
+            eviction_soft_grace_period: Some(map(grace)),
             ..KubeletConfiguration::default()
         };
         let memory = [("memory.available", "1Gi")];
