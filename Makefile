@@ -11,6 +11,8 @@ KUBECTL_VERSION ?= 1.36.4
 KUBECTL_NEXT_VERSION ?= 1.37.1
 NODES ?= 1
 UP_FLAGS ?=
+# What /version says release binaries are made of.
+COMMIT = KUBEWRIGHT_COMMIT=$$(git rev-parse HEAD 2>/dev/null || true)
 
 .PHONY: help
 help: ## This list
@@ -26,12 +28,12 @@ packages-test:
 
 .PHONY: build
 build: packages-build ## Release binaries of everything
-	cargo build --release --workspace --exclude e2e --exclude integration --exclude bench --exclude conformance
+	$(COMMIT) cargo build --release --workspace --exclude e2e --exclude integration --exclude bench --exclude conformance
 
 # What a cluster on this machine needs, which is less than everything.
 .PHONY: kubewright
 kubewright: packages-build
-	cargo build --release -p kubewright
+	$(COMMIT) cargo build --release -p kubewright
 
 .PHONY: up
 up: packages-run kubewright ## Start a cluster on this machine (NODES=1, UP_FLAGS=...)

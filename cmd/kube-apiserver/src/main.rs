@@ -23,10 +23,7 @@ fn main() -> anyhow::Result<()> {
     component::use_small_pages();
     component::install_crypto();
     let arguments = flags::arguments();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .on_thread_park(component::memory::rest)
-        .build()?;
+    let runtime = component::runtime(None)?;
     if arguments.get(1).is_some_and(|a| a == "dev") {
         let args = dev::Args::parse_from(
             std::iter::once("kube-apiserver dev".to_owned()).chain(arguments.into_iter().skip(2)),

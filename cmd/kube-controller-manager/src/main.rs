@@ -16,14 +16,11 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const THREADS: usize = 2;
 
 fn main() -> anyhow::Result<()> {
+    component::use_small_pages();
     component::install_crypto();
     let args = args::Args::parse_from(component::flags::arguments());
     component::logs::init(&args.logs);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(THREADS)
-        .enable_all()
-        .build()
-        .context("cannot start the asynchronous runtime")?;
+    let runtime = component::runtime(Some(THREADS)).context("cannot start the asynchronous runtime")?;
     runtime.block_on(run(args))
 }
 

@@ -88,10 +88,7 @@ fn main() -> anyhow::Result<()> {
     let arguments = Arguments::from_arg_matches(&matches)?;
     let file = arguments.file(&matches)?;
     logs::init(&arguments.logs(&matches, &file));
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(THREADS)
-        .enable_all()
-        .build()
+    component::runtime(Some(THREADS))
         .context("cannot start the asynchronous runtime")?
         .block_on(run(&arguments, &file))
 }

@@ -91,10 +91,7 @@ fn main() -> anyhow::Result<()> {
     component::install_crypto();
     let arguments = Arguments::parse_from(component::flags::arguments());
     component::logs::init(&arguments.logs);
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(THREADS)
-        .enable_all()
-        .build()
+    component::runtime(Some(THREADS))
         .context("cannot start the asynchronous runtime")?
         .block_on(run(arguments))
 }

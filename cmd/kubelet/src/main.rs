@@ -134,11 +134,7 @@ fn main() -> anyhow::Result<()> {
     }
     let config = Config::new(&file, &arguments.flags(), client::config::host_name())?;
     kubelet::host::apply(&config.host)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(THREADS)
-        .enable_all()
-        .build()
-        .context("cannot start the asynchronous runtime")?;
+    let runtime = component::runtime(Some(THREADS)).context("cannot start the asynchronous runtime")?;
     runtime.block_on(async {
         let clients = clients(&arguments, &config).await.context("cannot reach the API server")?;
         let shutdown = component::shutdown::on_signals().context("cannot listen for signals")?;

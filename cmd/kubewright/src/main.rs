@@ -92,16 +92,6 @@ fn small_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")
 }
 
-/// A runtime for daemons: few threads keep memory low, and no part of a node computes for long.
-fn daemon_runtime(threads: usize) -> anyhow::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(threads)
-        .enable_all()
-        .on_thread_park(component::memory::rest)
-        .build()
-        .context("cannot start the runtime")
-}
-
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     component::install_crypto();
     match cli.command {

@@ -25,6 +25,16 @@ pub fn install_crypto() {
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
 }
 
+/// The asynchronous runtime of a daemon with this many threads; without a number it has one for each core. Few threads
+/// keep memory low, and every thread gives memory back when it rests.
+pub fn runtime(threads: Option<usize>) -> std::io::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = threads {
+        builder.worker_threads(threads);
+    }
+    builder.enable_all().on_thread_park(memory::rest).build()
+}
+
 /// Keeps this process on small memory pages. Call early in programs that shall stay small: with huge pages an allocator's
 /// first touch of a region makes 2 MiB of it resident, which is most of what an idle program would hold.
 pub fn use_small_pages() {
