@@ -12,8 +12,8 @@ use std::time::Duration;
 use client::events::{EventRecorder, EventType, reference};
 use client::rest::Rest;
 use client::workqueue::WorkQueue;
-use client::{Event, Store, is_namespace_terminating, is_not_found};
-use futures::future::{BoxFuture, join_all};
+use client::{Event, Store, is_not_found};
+use futures::future::BoxFuture;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet};
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 use crate::context::{Context, Key, Next, Reconcile, SyncError, SyncResult};
 use crate::expectations::Expectations;
 use crate::owner::{self, Claimer, claim, controller_of, controller_reference};
+use crate::podcontrol::PodControl;
 use crate::pods::{self, BY_CONTROLLER, index_by_controller, orphans_of};
 use crate::resources::{DAEMON_SETS, PODS};
 use crate::revisions::{self, HASH_LABEL};
@@ -208,67 +209,15 @@ impl Controller {
         plan.delete.truncate(BURST);
         let uids = plan.delete.iter().filter_map(|pod| pod.metadata.uid.clone());
         self.expectations.expect(key, plan.create.len(), uids);
-        let (mut left, mut batch, mut failed) = (plan.create.as_slice(), 1, None);
-        while !left.is_empty() && failed.is_none() {
-            let (now, later) = left.split_at(batch.min(left.len()));
-            let results = join_all(now.iter().map(|node| self.create(set, key, hash, node))).await;
-            left = later;
-            batch *= 2;
-            failed = results.into_iter().find_map(Result::err);
-        }
-        for _ in left {
-            self.expectations.created(key);
-        }
-        let results = join_all(plan.delete.iter().map(|pod| self.delete(set, key, pod))).await;
-        failed.or_else(|| results.into_iter().find_map(Result::err)).map_or(Ok(()), Err)
+        let control = self.pod_control(set, key);
+        let created = control.create(&plan.create, |node| make_pod(set, hash, node)).await;
+        let deleted = control.delete(plan.delete.iter().map(|pod| &**pod)).await;
+        created.and(deleted)
     }
 
-    async fn create(&self, set: &DaemonSet, key: &Key, hash: &str, node: &str) -> Result<(), SyncError> {
-        let about = reference(set);
-        match self.rest.create(&PODS, &key.namespace, &make_pod(set, hash, node)).await {
-            Ok(created) => {
-                let name = created.pointer("/metadata/name").and_then(Value::as_str).unwrap_or("");
-                self.recorder.event(
-                    &about,
-                    EventType::Normal,
-                    "SuccessfulCreate",
-                    "",
-                    format!("Created pod: {name}"),
-                );
-                Ok(())
-            }
-            Err(error) => {
-                self.expectations.created(key);
-                if is_namespace_terminating(&error) {
-                    return Ok(());
-                }
-                let error = SyncError::from(error);
-                self.recorder.event(
-                    &about,
-                    EventType::Warning,
-                    "FailedCreate",
-                    "",
-                    format!("Error creating: {error}"),
-                );
-                Err(error)
-            }
-        }
-    }
-
-    async fn delete(&self, set: &DaemonSet, key: &Key, pod: &Pod) -> Result<(), SyncError> {
-        let (name, uid) = (pod.name_any(), pod.metadata.uid.as_deref().unwrap_or(""));
-        let options = json!({"preconditions": {"uid": uid}});
-        match self.rest.delete(&PODS, &key.namespace, &name, &options).await {
-            Ok(_) => {
-                let note = format!("Deleted pod: {name}");
-                self.recorder.event(&reference(set), EventType::Normal, "SuccessfulDelete", "", note);
-                Ok(())
-            }
-            Err(error) => {
-                self.expectations.deleted(key, uid);
-                if is_not_found(&error) { Ok(()) } else { Err(error.into()) }
-            }
-        }
+    fn pod_control<'a>(&'a self, set: &DaemonSet, key: &'a Key) -> PodControl<'a> {
+        let (rest, recorder, expectations) = (&self.rest, &self.recorder, &self.expectations);
+        PodControl { rest, recorder, expectations, key, owner: reference(set) }
     }
 }
 

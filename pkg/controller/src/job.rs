@@ -12,8 +12,8 @@ use std::sync::Arc;
 use client::events::{EventRecorder, EventType, reference};
 use client::rest::{Patch, Rest};
 use client::workqueue::WorkQueue;
-use client::{Event, Store, is_namespace_terminating, is_not_found};
-use futures::future::{BoxFuture, join_all};
+use client::{Event, Store, is_not_found};
+use futures::future::BoxFuture;
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 use crate::context::{Context, Key, Next, Reconcile, SyncError, SyncResult};
 use crate::expectations::{Expectations, Written};
 use crate::owner::{self, Claimer, claim, controller_of, controller_reference};
+use crate::podcontrol::PodControl;
 use crate::pods::{self, BY_CONTROLLER, index_by_controller, orphans_of};
 use crate::resources::{JOBS, PODS};
 use decide::{NewPod, Plan};
@@ -187,13 +188,11 @@ impl Controller {
         }
         if !plan.delete.is_empty() {
             self.expectations.expect(key, 0, plan.delete.iter().filter_map(|pod| pod.metadata.uid.clone()));
-            let results = join_all(plan.delete.iter().map(|pod| self.delete(job, key, pod))).await;
-            if let Some(error) = results.into_iter().find_map(Result::err) {
-                return Err(error);
-            }
+            self.pod_control(job, key).delete(plan.delete.iter().map(|pod| &**pod)).await?;
         }
         if !plan.create.is_empty() {
-            self.create(job, key, &plan.create).await?;
+            self.expectations.expect(key, plan.create.len(), []);
+            self.pod_control(job, key).create(&plan.create, |pod| make_pod(job, *pod)).await?;
         }
         Ok(plan.again.map_or(Next::OnChange, Next::After))
     }
@@ -215,71 +214,9 @@ impl Controller {
         }
     }
 
-    async fn delete(&self, job: &Job, key: &Key, pod: &Pod) -> Result<(), SyncError> {
-        let (name, uid) = (pod.name_any(), pod.metadata.uid.as_deref().unwrap_or(""));
-        let options = json!({"preconditions": {"uid": uid}});
-        match self.rest.delete(&PODS, &key.namespace, &name, &options).await {
-            Ok(_) => {
-                let note = format!("Deleted pod: {name}");
-                self.recorder.event(&reference(job), EventType::Normal, "SuccessfulDelete", "", note);
-                Ok(())
-            }
-            Err(error) => {
-                self.expectations.deleted(key, uid);
-                if is_not_found(&error) { Ok(()) } else { Err(error.into()) }
-            }
-        }
-    }
-
-    /// Creates pods in batches that double, so that an error all share is met once.
-    async fn create(&self, job: &Job, key: &Key, pods: &[NewPod]) -> Result<(), SyncError> {
-        self.expectations.expect(key, pods.len(), []);
-        let (mut left, mut batch) = (pods, 1);
-        while !left.is_empty() {
-            let (now, later) = left.split_at(batch.min(left.len()));
-            let results = join_all(now.iter().map(|pod| self.create_one(job, key, *pod))).await;
-            left = later;
-            if let Some(error) = results.into_iter().find_map(Result::err) {
-                for _ in left {
-                    self.expectations.created(key);
-                }
-                return Err(error);
-            }
-            batch *= 2;
-        }
-        Ok(())
-    }
-
-    async fn create_one(&self, job: &Job, key: &Key, pod: NewPod) -> Result<(), SyncError> {
-        let about = reference(job);
-        match self.rest.create(&PODS, &key.namespace, &make_pod(job, pod)).await {
-            Ok(created) => {
-                let name = created.pointer("/metadata/name").and_then(Value::as_str).unwrap_or("");
-                self.recorder.event(
-                    &about,
-                    EventType::Normal,
-                    "SuccessfulCreate",
-                    "",
-                    format!("Created pod: {name}"),
-                );
-                Ok(())
-            }
-            Err(error) => {
-                self.expectations.created(key);
-                if is_namespace_terminating(&error) {
-                    return Ok(());
-                }
-                let error = SyncError::from(error);
-                self.recorder.event(
-                    &about,
-                    EventType::Warning,
-                    "FailedCreate",
-                    "",
-                    format!("Error creating: {error}"),
-                );
-                Err(error)
-            }
-        }
+    fn pod_control<'a>(&'a self, job: &Job, key: &'a Key) -> PodControl<'a> {
+        let (rest, recorder, expectations) = (&self.rest, &self.recorder, &self.expectations);
+        PodControl { rest, recorder, expectations, key, owner: reference(job) }
     }
 }
 

@@ -29,6 +29,7 @@ mod namespaced_default;
 mod nodematch;
 mod nodes;
 mod owner;
+mod podcontrol;
 mod podgc;
 mod pods;
 mod quota;

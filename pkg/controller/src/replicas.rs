@@ -9,28 +9,24 @@ mod view;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use client::events::{EventRecorder, EventType};
+use client::events::EventRecorder;
 use client::rest::{ResourceId, Rest};
 use client::workqueue::WorkQueue;
-use client::{Event, Store, is_namespace_terminating, is_not_found};
-use futures::future::{BoxFuture, join_all};
+use client::{Event, Store, is_not_found};
+use futures::future::BoxFuture;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{Pod, ReplicationController};
 use kube::ResourceExt;
-use serde_json::json;
-use tracing::debug;
 
 use crate::context::{Context, Key, Next, Reconcile, SyncError, SyncResult};
 use crate::expectations::Expectations;
 use crate::owner::{Claimer, claim, controller_of, controller_reference};
+use crate::podcontrol::PodControl;
 use crate::pods::{self, BY_CONTROLLER, index_by_controller, orphans_of};
 use crate::resources::{PODS, REPLICA_SETS, REPLICATION_CONTROLLERS};
 use decide::Plan;
 use view::Replicas;
-
-/// Size of the first batch of creations; each batch that succeeds entirely is followed by one of twice its size.
-const FIRST_BATCH: usize = 1;
 
 /// Where the replica sets (or replication controllers) come from.
 enum Owners {
@@ -279,84 +275,24 @@ impl Controller {
             Plan::Nothing => Ok(()),
             Plan::Create(count) => {
                 self.expectations.expect(key, count, []);
-                self.create(owner, key, count).await.map_err(|error| (-(count as i64), error))
+                let reference = controller_reference(&self.resource, owner.meta());
+                let pod = pods::from_template(owner.template(), &reference);
+                let created = self.pod_control(owner, key).create(&vec![(); count], |()| pod.clone()).await;
+                created.map_err(|error| (-(count as i64), error))
             }
             Plan::Delete(pods) => {
                 let uids = pods.iter().filter_map(|pod| pod.metadata.uid.clone());
                 self.expectations.expect(key, 0, uids);
                 let count = pods.len() as i64;
-                let results = join_all(pods.iter().map(|pod| self.delete(owner, key, pod))).await;
-                results.into_iter().find_map(Result::err).map_or(Ok(()), |error| Err((count, error)))
+                let deleted = self.pod_control(owner, key).delete(pods.iter().map(|pod| &**pod)).await;
+                deleted.map_err(|error| (count, error))
             }
         }
     }
 
-    /// Creates pods in batches of 1, 2, 4, ..., so that an error all of them share is met once and not `count` times.
-    async fn create(&self, owner: &Replicas, key: &Key, count: usize) -> Result<(), SyncError> {
-        let (mut left, mut batch) = (count, FIRST_BATCH);
-        while left > 0 {
-            let size = batch.min(left);
-            let results = join_all((0..size).map(|_| self.create_one(owner, key))).await;
-            left -= size;
-            if let Some(error) = results.into_iter().find_map(Result::err) {
-                for _ in 0..left {
-                    self.expectations.created(key);
-                }
-                debug!(%key, left, "creations skipped after a failure");
-                return Err(error);
-            }
-            batch *= 2;
-        }
-        Ok(())
-    }
-
-    async fn create_one(&self, owner: &Replicas, key: &Key) -> Result<(), SyncError> {
-        let reference = controller_reference(&self.resource, owner.meta());
-        let pod = pods::from_template(owner.template(), &reference);
-        let about = owner.object_reference();
-        match self.rest.create(&PODS, &key.namespace, &pod).await {
-            Ok(created) => {
-                let name =
-                    created.pointer("/metadata/name").and_then(serde_json::Value::as_str).unwrap_or("");
-                let note = format!("Created pod: {name}");
-                self.recorder.event(&about, EventType::Normal, "SuccessfulCreate", "Create", note);
-                Ok(())
-            }
-            Err(error) => {
-                self.expectations.created(key);
-                if is_namespace_terminating(&error) {
-                    // nothing can be created there any more, and that is no failure
-                    return Ok(());
-                }
-                let error = SyncError::from(error);
-                let note = format!("Error creating: {error}");
-                self.recorder.event(&about, EventType::Warning, "FailedCreate", "Create", note);
-                Err(error)
-            }
-        }
-    }
-
-    async fn delete(&self, owner: &Replicas, key: &Key, pod: &Pod) -> Result<(), SyncError> {
-        let about = owner.object_reference();
-        let (name, uid) = (pod.name_any(), pod.metadata.uid.as_deref().unwrap_or(""));
-        let options = json!({"preconditions": {"uid": uid}});
-        match self.rest.delete(&PODS, &key.namespace, &name, &options).await {
-            Ok(_) => {
-                let note = format!("Deleted pod: {name}");
-                self.recorder.event(&about, EventType::Normal, "SuccessfulDelete", "Delete", note);
-                Ok(())
-            }
-            Err(error) => {
-                self.expectations.deleted(key, uid);
-                if is_not_found(&error) {
-                    return Ok(());
-                }
-                let error = SyncError::from(error);
-                let note = format!("Error deleting: {error}");
-                self.recorder.event(&about, EventType::Warning, "FailedDelete", "Delete", note);
-                Err(error)
-            }
-        }
+    fn pod_control<'a>(&'a self, owner: &Replicas, key: &'a Key) -> PodControl<'a> {
+        let (rest, recorder, expectations) = (&self.rest, &self.recorder, &self.expectations);
+        PodControl { rest, recorder, expectations, key, owner: owner.object_reference() }
     }
 }
 
