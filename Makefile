@@ -77,15 +77,21 @@ clients: packages-test ## Drive the server with clients of others (SUITES="pytho
 	  $$(hack/clients.sh python $(abspath $(TOOLS))) test/clients/run.py $(SUITES)
 
 .PHONY: images
-images: packages-test ## Test images as OCI archives
-	@mkdir -p $(IMAGES)
-	rustc --edition=2024 -Copt-level=s -Cpanic=abort -Cstrip=symbols -Ctarget-feature=+crt-static \
-	  -o $(IMAGES)/testserver test/images/src/testserver.rs
-	cargo run -q -p images --bin make-images -- $(IMAGES) $(IMAGES)/testserver
+images: packages-test ## Test images as OCI archives: busybox, test server, nginx
+	@$(MAKE_IMAGES) $$(hack/nginx.sh $(abspath $(TOOLS)))
+
+# What the tests need of them, which no package archive is asked for.
+.PHONY: test-images
+test-images: packages-test
+	@$(MAKE_IMAGES)
+
+MAKE_IMAGES = mkdir -p $(IMAGES) && rustc --edition=2024 -Copt-level=s -Cpanic=abort -Cstrip=symbols \
+	  -Ctarget-feature=+crt-static -o $(IMAGES)/testserver test/images/src/testserver.rs && \
+	  cargo run -q -p images --bin make-images -- $(IMAGES) $(IMAGES)/testserver
 
 # The build for debugging is the one that tests drive: it is made in a fraction of the time.
 .PHONY: e2e
-e2e: packages-test images ## End-to-end tests: kubectl against a three-node cluster, both stores
+e2e: test-images ## End-to-end tests: kubectl against a three-node cluster, both stores
 	cargo build -p kubewright
 	KUBEWRIGHT=$(abspath $(TARGET))/debug/kubewright IMAGES=$(abspath $(IMAGES)) \
 	  KUBECTL=$$(hack/kubectl.sh $(KUBECTL_VERSION) $(abspath $(TOOLS))) \
@@ -105,7 +111,7 @@ soak-short: packages-test
 	cargo run -q -p soak -- --apiserver $(TARGET)/debug/kube-apiserver --time 40s
 
 .PHONY: bench
-bench: packages-test kubewright images ## Measure start, latency and footprint of a cluster
+bench: kubewright test-images ## Measure start, latency and footprint of a cluster
 	KUBEWRIGHT=$(abspath $(RELEASE))/kubewright IMAGES=$(abspath $(IMAGES)) \
 	  KUBECTL=$$(hack/kubectl.sh $(KUBECTL_VERSION) $(abspath $(TOOLS))) \
 	  KUBECTL_NEXT=$$(hack/kubectl.sh $(KUBECTL_NEXT_VERSION) $(abspath $(TOOLS))) \

@@ -1,8 +1,11 @@
 //! Makes the test images from what is built here and Debian's busybox, as OCI archives.
 //!
-//! `make-images DIRECTORY TESTSERVER`: writes `DIRECTORY/testserver.tar` and `DIRECTORY/busybox.tar`. TESTSERVER is the
-//! statically linked executable.
+//! `make-images DIRECTORY TESTSERVER [NGINX]`: writes `DIRECTORY/testserver.tar` and `DIRECTORY/busybox.tar`, and with
+//! NGINX `DIRECTORY/nginx.tar`. TESTSERVER is the statically linked executable, NGINX a directory with Debian's packages
+//! unpacked (`hack/nginx.sh`).
 #![allow(clippy::print_stdout, reason = "a program for people")]
+
+mod nginx;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -54,8 +57,8 @@ fn write(
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
-    let [directory, testserver] = arguments.as_slice() else {
-        anyhow::bail!("usage: make-images DIRECTORY TESTSERVER");
+    let [directory, testserver, nginx @ ..] = arguments.as_slice() else {
+        anyhow::bail!("usage: make-images DIRECTORY TESTSERVER [NGINX]");
     };
     std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
     let path = "PATH=/bin".to_owned();
@@ -69,5 +72,16 @@ fn main() -> anyhow::Result<()> {
         ..Config::default()
     };
     let layers = vec![busybox()?, Layer::new().host_file(testserver, "bin/testserver")?];
-    write(directory, "testserver.tar", "kubewright.test/testserver:1", layers, &server)
+    write(directory, "testserver.tar", "kubewright.test/testserver:1", layers, &server)?;
+    if let [root] = nginx {
+        let server = Config {
+            entrypoint: vec!["/usr/sbin/nginx".into()],
+            environment: vec!["PATH=/usr/sbin:/bin".into()],
+            stop_signal: "SIGQUIT".into(),
+            ..Config::default()
+        };
+        let layers = vec![busybox()?, nginx::layer(root)?];
+        write(directory, "nginx.tar", "kubewright.test/nginx:1", layers, &server)?;
+    }
+    Ok(())
 }
