@@ -6,7 +6,7 @@ directory=$1/nginx
 if [ ! -x "$directory/usr/sbin/nginx" ]; then
   work=$(mktemp -d)
   trap 'rm -rf "$work"' EXIT
-  chmod 755 "$work" # apt fetches as a user of its own
+  chown _apt "$work" # apt fetches as a user of its own
   packages="nginx nginx-common libpcre2-8-0 libssl3 zlib1g libcrypt1"
   fetch() { (cd "$work" && apt-get download -qq $packages >&2); }
   fetch || { apt-get update -qq >&2 && fetch; }
