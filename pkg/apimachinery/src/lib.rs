@@ -8,6 +8,7 @@
 //! [`status`] (how every failure reaches a client). A body becomes an object by [`decode`], gets its defaults and the form
 //! it is stored in by [`default`](mod@default), and leaves as JSON, by [`yaml`] or by [`protobuf`].
 
+pub mod amounts;
 pub mod coerce;
 pub mod decode;
 pub mod default;

@@ -1,15 +1,11 @@
-//! Resource lists: what containers and pods ask for. Source: `k8s.io/component-helpers/resource` (PodRequests).
-
-use std::collections::BTreeMap;
+//! Resource lists: what pods ask for, read from the tree.
 
 use apimachinery::Value;
+use apimachinery::amounts::of_containers;
+pub(super) use apimachinery::amounts::{Amounts, add};
 use apimachinery::meta::{at, str_at};
-use apimachinery::quantity::Quantity;
 
 use super::items;
-
-/// Amounts by resource name.
-pub(super) type Amounts = BTreeMap<String, Quantity>;
 
 /// A resource list as the API writes it; what is no quantity is left out, as validation refuses it.
 pub(super) fn amounts(list: Option<&Value>) -> Amounts {
@@ -26,48 +22,14 @@ pub(super) fn amounts(list: Option<&Value>) -> Amounts {
         .collect()
 }
 
-/// Adds amounts to others.
-pub(super) fn add(to: &mut Amounts, more: &Amounts) {
-    for (name, quantity) in more {
-        let sum = match to.get(name) {
-            // beyond 38 digits the larger of both is as good an answer as any
-            Some(have) => have.checked_add(*quantity).unwrap_or(*have.max(quantity)),
-            None => *quantity,
-        };
-        to.insert(name.clone(), sum);
-    }
-}
-
-fn raise(to: &mut Amounts, other: &Amounts) {
-    for (name, quantity) in other {
-        if to.get(name).is_none_or(|have| have < quantity) {
-            to.insert(name.clone(), *quantity);
-        }
-    }
-}
-
 /// What a pod asks for of one kind (`requests` or `limits`): its containers together, or more while it starts, and its
 /// overhead; its own list counts before that of its containers.
 pub(super) fn of_pod(pod: &Value, kind: &str) -> Amounts {
     let of = |container: &Value| amounts(at(container, &["resources", kind]));
-    let mut running = Amounts::new();
-    for container in items(pod, &["spec", "containers"]) {
-        add(&mut running, &of(container));
-    }
-    let (mut starting, mut sidecars) = (Amounts::new(), Amounts::new());
-    for container in items(pod, &["spec", "initContainers"]) {
-        let own = of(container);
-        if str_at(container, &["restartPolicy"]) == "Always" {
-            add(&mut running, &own);
-            add(&mut sidecars, &own);
-            raise(&mut starting, &sidecars);
-        } else {
-            let mut together = own;
-            add(&mut together, &sidecars);
-            raise(&mut starting, &together);
-        }
-    }
-    raise(&mut running, &starting);
+    let containers = items(pod, &["spec", "containers"]).iter().map(of);
+    let init = items(pod, &["spec", "initContainers"]).iter();
+    let init = init.map(|container| (of(container), str_at(container, &["restartPolicy"]) == "Always"));
+    let mut running = of_containers(containers, init);
     for (name, quantity) in amounts(at(pod, &["spec", "resources", kind])) {
         running.insert(name, quantity);
     }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use apimachinery::amounts::of_containers;
+pub(super) use apimachinery::amounts::{Amounts, add};
 use apimachinery::quantity::{Format, Quantity};
 use k8s_openapi::api::core::v1::{
     Container, PersistentVolumeClaim, Pod, ResourceQuota, ScopedResourceSelectorRequirement, Service,
@@ -11,30 +13,8 @@ use kube::ResourceExt;
 
 use crate::pods;
 
-/// Amounts by the names quotas give them.
-pub(super) type Amounts = BTreeMap<String, Quantity>;
-
 pub(super) fn whole(count: usize) -> Quantity {
     Quantity::new(i64::try_from(count).unwrap_or(i64::MAX), Format::DecimalSi)
-}
-
-pub(super) fn add(to: &mut Amounts, more: &Amounts) {
-    for (name, quantity) in more {
-        let sum = match to.get(name) {
-            // beyond 38 digits the larger of both is as good an answer as any
-            Some(have) => have.checked_add(*quantity).unwrap_or(*have.max(quantity)),
-            None => *quantity,
-        };
-        to.insert(name.clone(), sum);
-    }
-}
-
-fn raise(to: &mut Amounts, other: &Amounts) {
-    for (name, quantity) in other {
-        if to.get(name).is_none_or(|have| have < quantity) {
-            to.insert(name.clone(), *quantity);
-        }
-    }
 }
 
 fn read(list: Option<&BTreeMap<String, Text>>) -> Amounts {
@@ -59,24 +39,11 @@ fn asked(container: &Container, kind: Kind) -> Amounts {
 /// count before those of its containers.
 fn needed(pod: &Pod, kind: Kind) -> Amounts {
     let Some(spec) = &pod.spec else { return Amounts::new() };
-    let mut running = Amounts::new();
-    for container in &spec.containers {
-        add(&mut running, &asked(container, kind));
-    }
-    let (mut starting, mut sidecars) = (Amounts::new(), Amounts::new());
-    for container in spec.init_containers.iter().flatten() {
-        let own = asked(container, kind);
-        if container.restart_policy.as_deref() == Some("Always") {
-            add(&mut running, &own);
-            add(&mut sidecars, &own);
-            raise(&mut starting, &sidecars);
-        } else {
-            let mut together = own;
-            add(&mut together, &sidecars);
-            raise(&mut starting, &together);
-        }
-    }
-    raise(&mut running, &starting);
+    let containers = spec.containers.iter().map(|container| asked(container, kind));
+    let init = spec.init_containers.iter().flatten();
+    let init =
+        init.map(|container| (asked(container, kind), container.restart_policy.as_deref() == Some("Always")));
+    let mut running = of_containers(containers, init);
     let whole = spec.resources.as_ref();
     running.extend(read(match kind {
         Kind::Requests => whole.and_then(|r| r.requests.as_ref()),
