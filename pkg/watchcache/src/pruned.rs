@@ -34,6 +34,8 @@ enum Place {
     Elsewhere,
     /// In an item of a list of which only the scalars are wanted.
     Item,
+    /// A member of such an item: a scalar, or null for what is none.
+    Scalar,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -58,7 +60,7 @@ impl<'de> DeserializeSeed<'de> for Part {
         match self.place {
             // anything else is no object of ours
             Place::Top | Place::Metadata => deserializer.deserialize_map(self),
-            Place::Elsewhere | Place::Item => deserializer.deserialize_any(self),
+            Place::Elsewhere | Place::Item | Place::Scalar => deserializer.deserialize_any(self),
         }
     }
 }
@@ -67,7 +69,7 @@ impl Part {
     fn member(self, key: &str) -> Self {
         let place = match self.place {
             Place::Top if key == "metadata" => Place::Metadata,
-            Place::Item => Place::Item,
+            Place::Item => Place::Scalar,
             _ => Place::Elsewhere,
         };
         Self { place, ..self }
@@ -80,6 +82,10 @@ impl<'de> Visitor<'de> for Part {
         f.write_str("an object")
     }
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
+        if self.place == Place::Scalar {
+            while members.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+            return Ok(Value::Null);
+        }
         let mut map = Map::new();
         while let Some(key) = members.next_key::<String>()? {
             if self.place == Place::Metadata && self.left_out.contains(&key.as_str()) {
@@ -90,7 +96,6 @@ impl<'de> Visitor<'de> for Part {
                 part if part.lists == Lists::Whole && part.place == Place::Elsewhere => {
                     members.next_value()?
                 }
-                part if part.place == Place::Item => members.next_value_seed(Scalar)?,
                 part => members.next_value_seed(part)?,
             };
             map.insert(key, value);
@@ -98,52 +103,13 @@ impl<'de> Visitor<'de> for Part {
         Ok(Value::Object(map))
     }
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        if self.place == Place::Scalar {
+            while items.next_element::<IgnoredAny>()?.is_some() {}
+            return Ok(Value::Null);
+        }
         let first = items.next_element_seed(Self { place: Place::Item, ..self })?;
         while items.next_element::<IgnoredAny>()?.is_some() {}
         Ok(Value::Array(first.into_iter().collect()))
-    }
-    fn visit_bool<E: Error>(self, value: bool) -> Result<Value, E> {
-        Ok(value.into())
-    }
-    fn visit_i64<E: Error>(self, value: i64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-    fn visit_u64<E: Error>(self, value: u64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-    fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-    fn visit_str<E: Error>(self, value: &str) -> Result<Value, E> {
-        Ok(value.into())
-    }
-    fn visit_unit<E: Error>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-}
-
-/// A scalar, or null for what is none.
-struct Scalar;
-
-impl<'de> DeserializeSeed<'de> for Scalar {
-    type Value = Value;
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Scalar {
-    type Value = Value;
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a value")
-    }
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
-        while members.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Value::Null)
-    }
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
-        while items.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Value::Null)
     }
     fn visit_bool<E: Error>(self, value: bool) -> Result<Value, E> {
         Ok(value.into())
