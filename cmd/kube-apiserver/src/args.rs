@@ -258,10 +258,8 @@ impl Args {
         if self.profiling {
             bail!("--profiling is not supported: this server has no profiling endpoints");
         }
-        if !self.enable_aggregator_routing {
-            tracing::debug!(
-                "APIServices are not proxied yet, so that there is no other routing than to endpoints"
-            );
+        if self.enable_aggregator_routing {
+            tracing::warn!("--enable-aggregator-routing has no effect: APIServices are not proxied yet");
         }
         if !self.service_account_lookup {
             bail!("--service-account-lookup=false is not supported");
