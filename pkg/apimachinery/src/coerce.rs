@@ -4,10 +4,10 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use crate::Number;
 use base64::Engine;
 use base64::alphabet;
 use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
-use serde_json::Number;
 
 use crate::schema::{NodeId, NodeKind, ObjectType, ProtoForm, Scalar, Schema};
 use crate::status::Status;
@@ -133,8 +133,19 @@ pub fn fit(
     value: &mut Value,
     collect: bool,
 ) -> Result<Vec<String>, TypeError> {
+    fit_changed(schema, root, value, collect, None)
+}
+
+/// [`fit`] of what has become of a value that fits already: what the two share is passed by.
+pub fn fit_changed(
+    schema: &Schema,
+    root: NodeId,
+    value: &mut Value,
+    collect: bool,
+    settled: Option<&Value>,
+) -> Result<Vec<String>, TypeError> {
     let mut walk = Walk { schema, collect, unknown: Vec::new() };
-    walk.value(root, value)?;
+    walk.value(root, value, settled)?;
     Ok(walk.unknown)
 }
 
@@ -181,7 +192,10 @@ struct Walk<'s> {
 }
 
 impl Walk<'_> {
-    fn value(&mut self, id: NodeId, value: &mut Value) -> Result<(), TypeError> {
+    fn value(&mut self, id: NodeId, value: &mut Value, settled: Option<&Value>) -> Result<(), TypeError> {
+        if settled.is_some_and(|settled| settled.shares(value)) {
+            return Ok(());
+        }
         let node = self.schema.node(id);
         match &node.kind {
             NodeKind::Raw => match node.proto {
@@ -190,15 +204,15 @@ impl Walk<'_> {
             },
             NodeKind::Scalar(kind) => scalar(*kind, value),
             NodeKind::Object(object) => match value {
-                Value::Object(map) => self.object(id, object, map),
+                Value::Object(map) => self.object(id, object, map, settled),
                 other => Err(TypeError::mismatch(found(other), go_type(self.schema, id))),
             },
             NodeKind::Map { value: item, .. } => match value {
-                Value::Object(map) => self.entries(*item, map),
+                Value::Object(map) => self.entries(*item, map, settled),
                 other => Err(TypeError::mismatch(found(other), go_type(self.schema, id))),
             },
             NodeKind::List(list) => match value {
-                Value::Array(items) => self.items(list.item, items),
+                Value::Array(items) => self.items(list.item, items, settled),
                 other => Err(TypeError::mismatch(found(other), go_type(self.schema, id))),
             },
         }
@@ -207,12 +221,18 @@ impl Walk<'_> {
     /// One of two types by the JSON's shape. They read their own JSON in Go, which drops unknown fields silently.
     fn union(&mut self, object: NodeId, other: NodeId, value: &mut Value) -> Result<(), TypeError> {
         let collect = std::mem::replace(&mut self.collect, false);
-        let fits = self.value(if value.is_object() { object } else { other }, value);
+        let fits = self.value(if value.is_object() { object } else { other }, value, None);
         self.collect = collect;
         fits
     }
 
-    fn object(&mut self, id: NodeId, object: &ObjectType, map: &mut Map) -> Result<(), TypeError> {
+    fn object(
+        &mut self,
+        id: NodeId,
+        object: &ObjectType,
+        map: &mut Map,
+        settled: Option<&Value>,
+    ) -> Result<(), TypeError> {
         let mut failed = None;
         map.retain(|key, value| {
             if failed.is_some() {
@@ -220,13 +240,13 @@ impl Walk<'_> {
             }
             let Some(field) = object.fields.get(key.as_str()) else {
                 if !object.preserve_unknown && self.collect && self.unknown.len() < MAX_STRICT_ERRORS {
-                    self.unknown.push(key.clone());
+                    self.unknown.push(key.to_string());
                 }
                 return object.preserve_unknown;
             };
             if !value.is_null() {
                 let before = self.unknown.len();
-                if let Err(mut error) = self.value(field.node, value) {
+                if let Err(mut error) = self.value(field.node, value, settled.and_then(|s| s.get(key))) {
                     error.inside(&self.schema.node(id).name, key);
                     failed = Some(error);
                 }
@@ -237,19 +257,19 @@ impl Walk<'_> {
         failed.map_or(Ok(()), Err)
     }
 
-    fn entries(&mut self, item: NodeId, map: &mut Map) -> Result<(), TypeError> {
+    fn entries(&mut self, item: NodeId, map: &mut Map, settled: Option<&Value>) -> Result<(), TypeError> {
         for (key, value) in map.iter_mut() {
             let before = self.unknown.len();
-            self.element(item, value)?;
+            self.element(item, value, settled.and_then(|s| s.get(key)))?;
             self.prefix(before, key);
         }
         Ok(())
     }
 
-    fn items(&mut self, item: NodeId, items: &mut [Value]) -> Result<(), TypeError> {
+    fn items(&mut self, item: NodeId, items: &mut [Value], settled: Option<&Value>) -> Result<(), TypeError> {
         for (index, value) in items.iter_mut().enumerate() {
             let before = self.unknown.len();
-            self.element(item, value)?;
+            self.element(item, value, settled.and_then(|s| s.get(index)))?;
             if self.unknown.len() > before {
                 self.prefix(before, &format!("[{index}]"));
             }
@@ -258,12 +278,12 @@ impl Walk<'_> {
     }
 
     /// An element of a list or map: null is the zero value of its type.
-    fn element(&mut self, id: NodeId, value: &mut Value) -> Result<(), TypeError> {
+    fn element(&mut self, id: NodeId, value: &mut Value, settled: Option<&Value>) -> Result<(), TypeError> {
         if value.is_null() {
             *value = zero(&self.schema.node(id).kind);
             return Ok(());
         }
-        self.value(id, value)
+        self.value(id, value, settled)
     }
 
     /// Puts a step before the paths found below it.
@@ -374,7 +394,7 @@ fn bytes(text: &mut String) -> Result<(), TypeError> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use crate::json;
 
     use super::*;
     use crate::testing::{any_tree, pod_schema};

@@ -255,8 +255,8 @@ fn type_meta(value: &Value) -> Result<(&str, &str), Cow<'static, str>> {
 
 #[cfg(test)]
 mod tests {
+    use crate::json;
     use proptest::prelude::*;
-    use serde_json::json;
 
     use super::*;
     use crate::testing::pod_schema;

@@ -6,7 +6,7 @@
 
 use crate::coerce;
 use crate::schema::{Field, NodeId, NodeKind, ObjectType, ProtoForm, Scalar, Schema};
-use crate::{Map, Value};
+use crate::{Key, Map, Value};
 
 /// Deepest nesting of structs that are printed although nobody set them. Go's types cannot nest in themselves without
 /// a pointer, so only a wrong schema reaches it.
@@ -21,9 +21,9 @@ pub(crate) struct Additions {
 #[derive(Debug, Default)]
 struct TypeAdditions {
     /// Fields that are always printed, with what is printed when nobody set them.
-    always: Vec<(Box<str>, Value)>,
+    always: Vec<(Key, Value)>,
     /// Fields with a default.
-    defaults: Vec<Box<str>>,
+    defaults: Vec<Key>,
     /// A type below (or this one) has defaults.
     reaches_defaults: bool,
 }
@@ -38,10 +38,10 @@ impl Additions {
             let own = &mut types[id.0 as usize];
             for (name, field) in &object.fields {
                 if field.always {
-                    own.always.push((name.clone(), printed_zero(schema, field, 0)));
+                    own.always.push(((&**name).into(), printed_zero(schema, field, 0)));
                 }
                 if field.default.is_some() {
-                    own.defaults.push(name.clone());
+                    own.defaults.push((&**name).into());
                     own.reaches_defaults = true;
                 }
             }
@@ -121,12 +121,23 @@ fn is_struct(kind: &NodeKind) -> bool {
 /// Sets schema defaults where a field is absent (or, for fields that are no pointers, holds its zero value), in objects
 /// that exist. A default that is an object gets its own defaults too.
 pub fn apply_defaults(schema: &Schema, root: NodeId, value: &mut Value) {
-    default_value(schema, schema.additions(), root, value);
+    default_changed(schema, root, value, None);
 }
 
-fn default_value(schema: &Schema, additions: &Additions, id: NodeId, value: &mut Value) {
+/// [`apply_defaults`] to what has become of a value that has its defaults: what the two share is passed by.
+pub fn default_changed(schema: &Schema, root: NodeId, value: &mut Value, settled: Option<&Value>) {
+    default_value(schema, schema.additions(), root, value, settled);
+}
+
+fn default_value(
+    schema: &Schema,
+    additions: &Additions,
+    id: NodeId,
+    value: &mut Value,
+    settled: Option<&Value>,
+) {
     let own = additions.of(id);
-    if !own.reaches_defaults {
+    if !own.reaches_defaults || settled.is_some_and(|settled| settled.shares(value)) {
         return;
     }
     match (&schema.node(id).kind, value) {
@@ -136,30 +147,35 @@ fn default_value(schema: &Schema, additions: &Additions, id: NodeId, value: &mut
             }
             for (name, child) in map.iter_mut() {
                 if let Some(field) = object.fields.get(name.as_str()) {
-                    default_value(schema, additions, field.node, child);
+                    let settled = settled.and_then(|s| s.get(name));
+                    default_value(schema, additions, field.node, child, settled);
                 }
             }
         }
         (NodeKind::Map { value: item, .. }, Value::Object(map)) => {
-            map.values_mut().for_each(|child| default_value(schema, additions, *item, child));
+            for (name, child) in map {
+                default_value(schema, additions, *item, child, settled.and_then(|s| s.get(name)));
+            }
         }
         (NodeKind::List(list), Value::Array(items)) => {
-            for child in items {
-                default_value(schema, additions, list.item, child);
+            for (index, child) in items.iter_mut().enumerate() {
+                default_value(schema, additions, list.item, child, settled.and_then(|s| s.get(index)));
             }
         }
         _ => {}
     }
 }
 
-fn set_default(schema: &Schema, object: &ObjectType, name: &str, map: &mut Map) {
-    let Some((field, default)) = object.fields.get(name).and_then(|f| Some((f, f.default.as_ref()?))) else {
+fn set_default(schema: &Schema, object: &ObjectType, name: &Key, map: &mut Map) {
+    let Some((field, default)) =
+        object.fields.get(name.as_str()).and_then(|f| Some((f, f.default.as_ref()?)))
+    else {
         return;
     };
     let kind = &schema.node(field.node).kind;
     match map.get_mut(name) {
         None => {
-            map.insert(name.to_owned(), Value::clone(default));
+            map.insert(name.clone(), Value::clone(default));
         }
         Some(value) => {
             let unset = if field.pointer { value.is_null() && !field.nullable } else { is_zero(kind, value) };
@@ -173,16 +189,30 @@ fn set_default(schema: &Schema, object: &ObjectType, name: &str, map: &mut Map) 
 /// Makes an object what Go's encoder prints of it: zero values of optional fields dropped, fields that are always
 /// printed added, quantities, times and durations canonical. Idempotent; unknown fields are left alone.
 pub fn normalise(schema: &Schema, root: NodeId, value: &mut Value) {
-    normalise_value(schema, schema.additions(), root, value);
+    normalise_changed(schema, root, value, None);
 }
 
-fn normalise_value(schema: &Schema, additions: &Additions, id: NodeId, value: &mut Value) {
+/// [`normalise`] of what has become of a value that is normal already: what the two share is passed by.
+pub fn normalise_changed(schema: &Schema, root: NodeId, value: &mut Value, settled: Option<&Value>) {
+    normalise_value(schema, schema.additions(), root, value, settled);
+}
+
+fn normalise_value(
+    schema: &Schema,
+    additions: &Additions,
+    id: NodeId,
+    value: &mut Value,
+    settled: Option<&Value>,
+) {
+    if settled.is_some_and(|settled| settled.shares(value)) {
+        return;
+    }
     let node = schema.node(id);
     match (&node.kind, value) {
         (NodeKind::Raw, value) => {
             if let ProtoForm::Union { object, other } = node.proto {
                 let id = if value.is_object() { object.1 } else { other.1 };
-                normalise_value(schema, additions, id, value);
+                normalise_value(schema, additions, id, value, None);
             }
         }
         (NodeKind::Object(object), Value::Object(map)) => {
@@ -190,21 +220,23 @@ fn normalise_value(schema: &Schema, additions: &Additions, id: NodeId, value: &m
                 let Some(field) = object.fields.get(name.as_str()) else {
                     return true;
                 };
-                normalise_value(schema, additions, field.node, child);
+                normalise_value(schema, additions, field.node, child, settled.and_then(|s| s.get(name)));
                 keeps(schema, field, child)
             });
             for (name, zero) in &additions.of(id).always {
-                if !map.contains_key(name.as_ref()) {
-                    map.insert(name.to_string(), zero.clone());
+                if !map.contains_key(name) {
+                    map.insert(name.clone(), zero.clone());
                 }
             }
         }
         (NodeKind::Map { value: item, .. }, Value::Object(map)) => {
-            map.values_mut().for_each(|child| normalise_value(schema, additions, *item, child));
+            for (name, child) in map {
+                normalise_value(schema, additions, *item, child, settled.and_then(|s| s.get(name)));
+            }
         }
         (NodeKind::List(list), Value::Array(items)) => {
-            for child in items {
-                normalise_value(schema, additions, list.item, child);
+            for (index, child) in items.iter_mut().enumerate() {
+                normalise_value(schema, additions, list.item, child, settled.and_then(|s| s.get(index)));
             }
         }
         (NodeKind::Scalar(kind), value) => normalise_scalar(*kind, value),
@@ -242,7 +274,7 @@ fn normalise_scalar(kind: Scalar, value: &mut Value) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use crate::json;
 
     use super::*;
     use crate::testing::pod_schema;

@@ -7,9 +7,9 @@
 
 use std::borrow::Cow;
 
-use serde_json::Number;
+use crate::Number;
 
-use crate::{Map, Value};
+use crate::{Key, Map, Value};
 
 /// Deepest nesting of arrays and objects that is read. Upstream allows 10,000; every walker here recurses, so the bound
 /// keeps the deepest tree well inside a 2 MiB stack.
@@ -202,15 +202,13 @@ impl<'a> Reader<'a> {
 
     fn object(&mut self) -> Result<Value, SyntaxError> {
         self.enter()?;
-        let mut map = Map::new();
-        let mut first = true;
-        while let Some(key) = self.next_key(first)? {
-            first = false;
+        let mut members: Vec<(Key, Value)> = Vec::new();
+        while let Some(key) = self.next_key(members.is_empty())? {
             let value = self.value()?;
-            if map.insert(key.into_owned(), value).is_some() {
-                self.has_duplicates = true;
-            }
+            members.push((key.into(), value));
         }
+        let (map, repeated) = Map::from_members(members);
+        self.has_duplicates |= repeated;
         Ok(Value::Object(map))
     }
 
@@ -220,7 +218,7 @@ impl<'a> Reader<'a> {
         while self.next_item(items.is_empty())? {
             items.push(self.value()?);
         }
-        Ok(Value::Array(items))
+        Ok(Value::Array(items.into()))
     }
 
     /// Steps over a value of any kind.
@@ -390,8 +388,8 @@ impl<'a> Reader<'a> {
 
 #[cfg(test)]
 mod tests {
+    use crate::json;
     use proptest::prelude::*;
-    use serde_json::json;
 
     use super::*;
 

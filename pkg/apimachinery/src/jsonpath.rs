@@ -415,8 +415,8 @@ fn parse_filter(text: &str) -> Result<Filter, PathError> {
 
 #[cfg(test)]
 mod tests {
+    use crate::json;
     use proptest::prelude::*;
-    use serde_json::json;
 
     use super::*;
 

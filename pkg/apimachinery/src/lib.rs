@@ -35,6 +35,4 @@ pub mod validation;
 pub mod yaml;
 
 /// The dynamic object tree. Maps are sorted by key, which equals the order Go prints maps in.
-pub use serde_json::Value;
-/// A JSON object of the dynamic tree.
-pub type Map = serde_json::Map<String, Value>;
+pub use tree::{Key, List, Map, Number, Value, from_value, json, to_value};

@@ -306,7 +306,7 @@ pub fn label_selector(selector: Option<&Value>, path: &str) -> Vec<FieldError> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use crate::json;
 
     use super::*;
 

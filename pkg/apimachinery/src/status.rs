@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use serde_json::json;
+use crate::json;
 
 use crate::json::go_quote;
 use crate::meta::GroupResource;

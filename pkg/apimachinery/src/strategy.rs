@@ -42,6 +42,12 @@ pub trait Strategy: Send + Sync {
     /// read from storage, so it must be idempotent.
     fn default_object(&self, _version: &str, _object: &mut Value) {}
 
+    /// The members of the object that [`Strategy::default_object`] reads and writes, if no others: where none of them has
+    /// changed it has nothing to do. `None` where it has to run after every change.
+    fn defaults_depend_on(&self) -> Option<&'static [&'static str]> {
+        None
+    }
+
     /// The object has `status` as its subresource: writes to the resource keep the old status and the other way round.
     fn has_status(&self) -> bool {
         true

@@ -159,7 +159,7 @@ fn any_value(schema: &Schema, id: NodeId) -> BoxedStrategy<Value> {
         NodeKind::Raw => prop_oneof![
             any::<bool>().prop_map(Value::from),
             text().prop_map(Value::from),
-            Just(serde_json::json!({"a": [1, null, {"b": "c"}]})),
+            Just(crate::json!({"a": [1, null, {"b": "c"}]})),
         ]
         .boxed(),
         NodeKind::Object(object) => {

@@ -251,6 +251,7 @@ pub(crate) fn same(a: Option<&Value>, b: Option<&Value>) -> bool {
         }
     }
     match (a, b) {
+        (Some(a), Some(b)) if a.shares(b) => true,
         (Some(Value::Object(a)), Some(Value::Object(b))) => {
             a.iter().all(|(k, v)| same(Some(v), b.get(k)))
                 && b.iter().all(|(k, v)| a.contains_key(k) || empty(v))
@@ -267,7 +268,7 @@ pub(crate) fn same(a: Option<&Value>, b: Option<&Value>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use apimachinery::json;
 
     #[test]
     fn paths_are_upstreams() {

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use apimachinery::Value;
 use apimachinery::default::{apply_defaults, normalise};
 use apimachinery::descriptor::{ResourceDescriptor, ServedVersion};
+use apimachinery::json;
 use apimachinery::managedfields::{NoOtherVersions, ResetFields, Write, on_apply, on_update};
 use apimachinery::patch::{Patch, PatchType};
 use apimachinery::status::Status;
 use apis::{ServedVersions, resources};
 use jiff::Timestamp;
-use serde_json::json;
 
 /// One kind at one version, with a clock.
 struct Kind {

@@ -23,7 +23,7 @@ fn kind_of(name: &str) -> Option<GroupVersionKind> {
 fn difference(path: &str, a: &Value, b: &Value) -> Option<String> {
     match (a, b) {
         (Value::Object(a), Value::Object(b)) => {
-            let mut keys: Vec<&String> = a.keys().chain(b.keys()).collect();
+            let mut keys: Vec<&apimachinery::Key> = a.keys().chain(b.keys()).collect();
             keys.sort();
             keys.dedup();
             keys.into_iter().find_map(|key| match (a.get(key), b.get(key)) {

@@ -95,7 +95,7 @@ pub(crate) fn stored_to_json(descriptor: &ResourceDescriptor, bytes: &[u8]) -> R
     upgrade(descriptor, &gvk, &mut object);
     // protobuf leaves out what some fields say by default
     if let Some(version) = own_stored_version(descriptor) {
-        complete(descriptor, version, &mut object);
+        complete(descriptor, version, &mut object, None);
     }
     Ok(canonical(&object).into())
 }
@@ -181,16 +181,16 @@ fn protobuf_metadata(bytes: &[u8]) -> Option<Value> {
 
 /// What every write stores: the object (in its stored version) normalised, as bytes.
 pub(crate) fn to_stored(target: &Target, object: &mut Value) -> Bytes {
-    normalise(target, object);
+    normalise(target, object, None);
     stored_text(object)
 }
 
-fn normalise(target: &Target, object: &mut Value) {
+fn normalise(target: &Target, object: &mut Value, old: Option<&Value>) {
     let version = target.stored_version();
     stamp(object, &target.descriptor.storage.gvk);
     // events.k8s.io keeps its objects as a kind of another group, in the form its conversion makes
     if target.descriptor.storage.gvk.group == target.descriptor.group {
-        default::normalise(&version.schema, version.root, object);
+        default::normalise_changed(&version.schema, version.root, object, old);
     }
 }
 
@@ -205,7 +205,7 @@ fn stored_text(object: &mut Value) -> Bytes {
 /// [`to_stored`], with the old times of managed fields where nothing else has changed, so that a write that changes
 /// nothing stores the same bytes.
 pub(crate) fn to_stored_keeping_times(target: &Target, object: &mut Value, old: &Value) -> Bytes {
-    normalise(target, object);
+    normalise(target, object, Some(old));
     // whatever version the client named, it is the one being replaced
     if let (Some(metadata), Some(version)) = (metadata_mut(object), at(old, &["metadata", "resourceVersion"]))
     {
@@ -289,10 +289,22 @@ fn is_registered(resources: &Resources, gvk: &GroupVersionKind) -> bool {
         || resources.all.iter().flat_map(|d| &d.versions).flat_map(|v| &v.subresources).any(|s| s.gvk == *gvk)
 }
 
-/// Fills in what the server fills in after decoding: the schema's defaults and the kind's own.
-pub(crate) fn complete(descriptor: &ResourceDescriptor, version: &ServedVersion, object: &mut Value) {
-    default::apply_defaults(&version.schema, version.root, object);
-    descriptor.strategy.default_object(&version.version, object);
+/// Fills in what the server fills in after decoding: the schema's defaults and the kind's own. What the object shares with
+/// one that is complete (`settled`) is passed by.
+pub(crate) fn complete(
+    descriptor: &ResourceDescriptor,
+    version: &ServedVersion,
+    object: &mut Value,
+    settled: Option<&Value>,
+) {
+    default::default_changed(&version.schema, version.root, object, settled);
+    let shares = |name: &&str| match (object.get(*name), settled.and_then(|s| s.get(*name))) {
+        (Some(now), Some(before)) => now.shares(before),
+        _ => false,
+    };
+    if !descriptor.strategy.defaults_depend_on().is_some_and(|names| names.iter().all(shares)) {
+        descriptor.strategy.default_object(&version.version, object);
+    }
 }
 
 /// YAML text of a tree.
@@ -333,7 +345,7 @@ pub(crate) fn discovery(value: &Value, media: &MediaType) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use apimachinery::json;
 
     #[test]
     fn canonical_text_begins_with_what_lists_leave_out() {
@@ -359,7 +371,7 @@ mod tests {
         let stored = protobuf::encode_object(&version.schema, version.root, &event).expect("encoded");
         for descriptor in [core, events] {
             let json = stored_to_json(descriptor, &stored).expect("decoded");
-            let object: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
+            let object: apimachinery::Value = serde_json::from_slice(&json).expect("JSON");
             assert_eq!(
                 (&object["message"], &object["involvedObject"]["kind"]),
                 (&json!("text"), &json!("Pod"))

@@ -1,9 +1,9 @@
 //! Paths that are no resources: health, version, metrics, the index of paths.
 
 use apimachinery::status::{Reason, Status};
+use apimachinery::{Value, json};
 use component::http::{Request, Response};
 use http::{Method, StatusCode};
-use serde_json::{Value, json};
 
 use crate::context::RequestContext;
 use crate::negotiate;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value, json};
+use apimachinery::{Map, Value, json};
 
 /// Group of users that may do anything.
 pub const SYSTEM_MASTERS: &str = "system:masters";

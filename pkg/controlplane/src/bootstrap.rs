@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use apimachinery::Value;
+use apimachinery::json;
 use apimachinery::meta::{GroupVersionResource, name, namespace};
 use apimachinery::status::Status;
 use apiserver::{DeleteRequest, RequestContext, ResourceStore, WriteOptions};
@@ -11,7 +12,6 @@ use auth::UserInfo;
 use auth::bootstrap::{Reconciliation, reconcile};
 use futures::StreamExt;
 use jiff::Timestamp;
-use serde_json::json;
 
 use crate::assemble::Error;
 use crate::config::Config;
@@ -145,7 +145,7 @@ fn objects(config: &Config) -> Result<Vec<(GroupVersionResource, Value)>, String
             json!({"metadata": {"name": name}, "value": value, "description": description}),
         ));
     }
-    let mut data = serde_json::Map::new();
+    let mut data = apimachinery::Map::new();
     if let Some(ca) = &config.client_ca {
         let text = ca.read().map_err(|e| e.to_string())?;
         data.insert("client-ca-file".into(), String::from_utf8_lossy(&text).into());

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apimachinery::Value;
+use apimachinery::json;
 use apimachinery::meta::GroupResource;
 use apimachinery::status::Status;
 use apiserver::{Call, ResourceStore, SubresourceHandler};
@@ -12,7 +13,6 @@ use async_trait::async_trait;
 use component::http::{Body, empty};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
-use serde_json::json;
 
 use crate::connect::{Connector, Location, Trust};
 

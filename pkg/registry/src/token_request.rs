@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use admission::Operation;
 use apimachinery::Value;
+use apimachinery::json;
 use apimachinery::meta::{GroupResource, GroupVersion, at, metadata_mut, name, str_at, uid};
 use apimachinery::status::{FieldError, Status};
 use apiserver::{Call, ResourceStore, SubresourceHandler};
@@ -15,7 +16,6 @@ use auth::service_account::{
 use component::http::Body;
 use http::{Response, StatusCode};
 use jiff::{SignedDuration, Timestamp};
-use serde_json::json;
 
 use crate::names::{core, is_not_found};
 
@@ -179,7 +179,7 @@ impl SubresourceHandler for TokenRequest {
             asked = max;
         }
         let given: Vec<String> = at(&request, &["spec", "audiences"])
-            .and_then(|list| serde_json::from_value(list.clone()).ok())
+            .and_then(|list| apimachinery::from_value(list.clone()).ok())
             .unwrap_or_default();
         let audiences = if given.is_empty() { self.config.audiences.clone() } else { given };
         let (expiration_seconds, warn_after_seconds) = self.config.lifetime(asked, &audiences);

@@ -7,8 +7,8 @@ use std::io::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use apimachinery::{Value, json};
 use bytes::Bytes;
-use serde_json::{Value, json};
 use storage::embedded::{Embedded, Options};
 use storage::objects::KeyLayout;
 use storage::{Op, Revision, Storage};
@@ -37,7 +37,7 @@ fn pod(i: usize) -> Bytes {
     let env: Vec<Value> =
         (0..40).map(|e| json!({"name": format!("VARIABLE_{e}"), "value": "v".repeat(60)})).collect();
     let managed: Value =
-        (0..60).map(|f| (format!("f:field{f}"), json!({}))).collect::<serde_json::Map<_, _>>().into();
+        (0..60).map(|f| (format!("f:field{f}"), json!({}))).collect::<apimachinery::Map>().into();
     json!({
         "kind": "Pod",
         "apiVersion": "v1",

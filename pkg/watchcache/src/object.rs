@@ -518,7 +518,7 @@ mod tests {
         let json = br#"{"kind":"T","metadata":{"annotations":{"a":"b"},"labels":{"a":"1"},"managedFields":[{"x":{}}]},
             "spec":{"nodeName":"n","on":true,"list":[{"ip":"1","n":1.5,"deep":{"x":1},"more":[1]},{"ip":"2"}],"none":null,
             "texts":["a","b"]}}"#;
-        let expected = serde_json::json!({"kind": "T", "metadata": {"labels": {"a": "1"}},
+        let expected = apimachinery::json!({"kind": "T", "metadata": {"labels": {"a": "1"}},
             "spec": {"nodeName": "n", "on": true, "none": null, "texts": ["a"],
                      "list": [{"ip": "1", "n": 1.5, "deep": null, "more": null}]}});
         assert_eq!(pruned::selectable(json).unwrap(), expected);

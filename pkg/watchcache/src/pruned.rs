@@ -98,7 +98,7 @@ impl<'de> Visitor<'de> for Part {
                 }
                 part => members.next_value_seed(part)?,
             };
-            map.insert(key, value);
+            map.insert(key.into(), value);
         }
         Ok(Value::Object(map))
     }

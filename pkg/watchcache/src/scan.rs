@@ -218,11 +218,11 @@ mod tests {
         ];
         for (json, expected) in cases {
             let (start, end) = splice(json.as_bytes()).unwrap().metadata.unwrap_or_default();
-            let span = serde_json::from_str::<serde_json::Value>(&json[start..end]).unwrap_or_default();
-            let tree: serde_json::Value = serde_json::from_str(json).unwrap();
+            let span = serde_json::from_str::<apimachinery::Value>(&json[start..end]).unwrap_or_default();
+            let tree: apimachinery::Value = serde_json::from_str(json).unwrap();
             assert_eq!(span, tree["metadata"], "{json}");
             assert_eq!(with_version(json), expected, "{json}");
-            serde_json::from_str::<serde_json::Value>(expected).unwrap();
+            serde_json::from_str::<apimachinery::Value>(expected).unwrap();
         }
     }
 
@@ -279,10 +279,10 @@ mod tests {
             if let Ok(found) = splice(&bytes) {
                 prop_assert!(found.at + found.cut <= bytes.len());
                 // of what is JSON it makes JSON with the version in it
-                if serde_json::from_slice::<serde_json::Value>(&bytes).is_ok_and(|tree| tree.is_object()) {
+                if serde_json::from_slice::<apimachinery::Value>(&bytes).is_ok_and(|tree| tree.is_object()) {
                     let (head, tail) = (&bytes[..found.at], &bytes[found.at + found.cut..]);
                     let text = [head, found.before.as_bytes(), b"7", found.after.as_bytes(), tail].concat();
-                    let tree: serde_json::Value = serde_json::from_slice(&text).expect("still JSON");
+                    let tree: apimachinery::Value = serde_json::from_slice(&text).expect("still JSON");
                     prop_assert_eq!(&tree["metadata"]["resourceVersion"], "7");
                 }
             }

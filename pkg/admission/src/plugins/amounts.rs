@@ -17,7 +17,7 @@ pub(super) fn amounts(list: Option<&Value>) -> Amounts {
                 Value::String(text) => text.parse().ok()?,
                 other => other.to_string().parse().ok()?,
             };
-            Some((name.clone(), quantity))
+            Some((name.to_string(), quantity))
         })
         .collect()
 }
@@ -53,7 +53,7 @@ pub(super) fn print(amounts: &Amounts) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use apimachinery::json;
 
     #[test]
     fn pods_ask_for_the_most_they_need() {

@@ -187,8 +187,8 @@ impl Plugin for SubjectRestriction {
 mod tests {
     use super::*;
     use crate::testing::{request, run};
+    use apimachinery::json;
     use auth::{Authorization, Decision};
-    use serde_json::json;
 
     /// Allows one verb on one signer.
     struct Only(&'static str, &'static str);

@@ -171,8 +171,8 @@ impl Plugin for EventRateLimit {
 mod tests {
     use super::*;
     use crate::testing::{request, run};
+    use apimachinery::json;
     use auth::UserInfo;
-    use serde_json::json;
     use std::time::Duration;
 
     #[test]

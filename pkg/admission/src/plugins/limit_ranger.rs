@@ -7,8 +7,8 @@ use apimachinery::Value;
 use apimachinery::meta::{GroupResource, at, metadata_mut, str_at};
 use apimachinery::quantity::Quantity;
 use apimachinery::status::Status;
+use apimachinery::{Map, json};
 use async_trait::async_trait;
-use serde_json::{Map, json};
 
 use super::amounts::{Amounts, amounts, of_pod};
 use super::items;
@@ -22,7 +22,7 @@ pub(super) struct LimitRanger {
 }
 
 /// Defaults for one container. Gives the names of what was set.
-fn complete(container: &mut Value, kind: &str, defaults: &Map<String, Value>) -> Vec<String> {
+fn complete(container: &mut Value, kind: &str, defaults: &Map) -> Vec<String> {
     let Some(map) = container.as_object_mut() else { return Vec::new() };
     let resources = map.entry("resources").or_insert_with(|| json!({}));
     let Some(list) =
@@ -30,14 +30,15 @@ fn complete(container: &mut Value, kind: &str, defaults: &Map<String, Value>) ->
     else {
         return Vec::new();
     };
-    let missing: Vec<String> = defaults.keys().filter(|name| !list.contains_key(*name)).cloned().collect();
+    let missing: Vec<String> =
+        defaults.keys().filter(|name| !list.contains_key(*name)).map(String::from).collect();
     for name in &missing {
-        list.insert(name.clone(), defaults[name].clone());
+        list.insert(name.clone().into(), defaults[name].clone());
     }
     missing
 }
 
-fn merged<'a>(limits: impl Iterator<Item = &'a Value>, field: &str) -> Map<String, Value> {
+fn merged<'a>(limits: impl Iterator<Item = &'a Value>, field: &str) -> Map {
     limits
         .filter(|limit| str_at(limit, &["type"]) == "Container")
         .filter_map(|limit| at(limit, &[field]).and_then(Value::as_object))

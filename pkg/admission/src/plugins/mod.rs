@@ -145,7 +145,7 @@ fn list_mut<'a>(object: &'a mut Value, path: &[&str]) -> Option<&'a mut Vec<Valu
     }
     let entry = place.as_object_mut()?.entry(*last).or_insert(Value::Null);
     if entry.is_null() {
-        *entry = Value::Array(Vec::new());
+        *entry = Value::Array(Vec::new().into());
     }
     entry.as_array_mut()
 }

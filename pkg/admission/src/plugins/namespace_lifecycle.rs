@@ -177,7 +177,7 @@ impl Plugin for NamespaceAutoProvision {
         if find(&*self.source, "", "namespaces", "", &request.namespace).await?.is_some() {
             return Ok(());
         }
-        let namespace = serde_json::json!({"metadata": {"name": request.namespace}});
+        let namespace = apimachinery::json!({"metadata": {"name": request.namespace}});
         match self.source.create(&GroupResource::new("", "namespaces"), namespace).await {
             Err(status) if status.code != 409 => Err(status),
             _ => Ok(()),
@@ -189,8 +189,8 @@ impl Plugin for NamespaceAutoProvision {
 mod tests {
     use super::*;
     use crate::testing::{Source, request, run};
+    use apimachinery::json;
     use auth::UserInfo;
-    use serde_json::json;
 
     #[tokio::test]
     async fn missing_namespaces_are_made() {

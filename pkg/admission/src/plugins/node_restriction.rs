@@ -59,9 +59,10 @@ fn is_forbidden_label(key: &str) -> bool {
 fn forbidden_changes(new: &Value, old: &Value) -> String {
     let labels = |object| at(object, &["metadata", "labels"]).and_then(Value::as_object);
     let (new, old) = (labels(new), labels(old));
-    let keys: BTreeSet<&String> = new.into_iter().chain(old).flat_map(|map| map.keys()).collect();
-    let changed =
-        |key: &&&String| new.and_then(|m| m.get(key.as_str())) != old.and_then(|m| m.get(key.as_str()));
+    let keys: BTreeSet<&apimachinery::Key> = new.into_iter().chain(old).flat_map(|map| map.keys()).collect();
+    let changed = |key: &&&apimachinery::Key| {
+        new.and_then(|m| m.get(key.as_str())) != old.and_then(|m| m.get(key.as_str()))
+    };
     let forbidden: Vec<&str> =
         keys.iter().filter(changed).map(|k| k.as_str()).filter(|k| is_forbidden_label(k)).collect();
     forbidden.join(", ")
@@ -397,9 +398,9 @@ impl Plugin for NodeRestriction {
 mod tests {
     use super::*;
     use crate::testing::{Source, request, run};
+    use apimachinery::json;
     use auth::UserInfo;
     use auth::user::NODES_GROUP;
-    use serde_json::json;
 
     fn node(labels: Value, taints: Value) -> Value {
         json!({"metadata": {"name": "n1", "labels": labels}, "spec": {"taints": taints}})

@@ -49,7 +49,7 @@ impl PodNodeSelector {
             if namespace == CLUSTER_DEFAULT {
                 default = selector;
             } else {
-                allowed.insert(namespace.clone(), selector);
+                allowed.insert(namespace.to_string(), selector);
             }
         }
         Ok(Self { source, default, allowed })
@@ -68,7 +68,7 @@ impl PodNodeSelector {
 fn selected(pod: &Value) -> Labels {
     let map = at(pod, &["spec", "nodeSelector"]).and_then(Value::as_object);
     let text = |value: &Value| value.as_str().unwrap_or("").to_owned();
-    map.into_iter().flatten().map(|(key, value)| (key.clone(), text(value))).collect()
+    map.into_iter().flatten().map(|(key, value)| (key.to_string(), text(value))).collect()
 }
 
 fn conflict(a: &Labels, b: &Labels) -> bool {
@@ -133,8 +133,8 @@ impl Plugin for PodNodeSelector {
 mod tests {
     use super::*;
     use crate::testing::{Source, request, run};
+    use apimachinery::json;
     use auth::UserInfo;
-    use serde_json::json;
 
     #[tokio::test]
     async fn namespaces_say_where() {

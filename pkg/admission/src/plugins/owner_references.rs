@@ -95,9 +95,9 @@ impl Plugin for OwnerReferencesPermissionEnforcement {
 mod tests {
     use super::*;
     use crate::testing::{request, run};
+    use apimachinery::json;
     use auth::UserInfo;
     use auth::authz::union::{AlwaysAllow, AlwaysDeny};
-    use serde_json::json;
 
     #[tokio::test]
     async fn owners_need_rights() {

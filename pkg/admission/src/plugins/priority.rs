@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use apimachinery::Value;
+use apimachinery::json;
 use apimachinery::meta::{GroupResource, at, name, str_at};
 use apimachinery::status::Status;
 use async_trait::async_trait;
-use serde_json::json;
 
 use super::find;
 use crate::{AdmissionRequest, Notes, ObjectSource, Operation, Plugin};

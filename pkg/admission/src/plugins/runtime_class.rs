@@ -123,8 +123,8 @@ impl Plugin for RuntimeClass {
 mod tests {
     use super::*;
     use crate::testing::{Source, request, run};
+    use apimachinery::json;
     use auth::UserInfo;
-    use serde_json::json;
 
     #[tokio::test]
     async fn classes_shape_pods() {

@@ -4,11 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use apimachinery::json;
 use apimachinery::meta::{at, str_at};
 use apimachinery::status::Status;
 use apimachinery::{Map, Value, names};
 use async_trait::async_trait;
-use serde_json::json;
 
 use super::{find, items, list_mut};
 use crate::{AdmissionRequest, Notes, ObjectSource, Operation, Plugin};

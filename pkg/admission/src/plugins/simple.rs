@@ -2,10 +2,10 @@
 //! Source: `k8s.io/kubernetes/plugin/pkg/admission/{admit,deny,alwayspullimages,antiaffinity,network}`.
 
 use apimachinery::Value;
+use apimachinery::json;
 use apimachinery::meta::str_at;
 use apimachinery::status::Status;
 use async_trait::async_trait;
-use serde_json::json;
 
 use super::items;
 use crate::{AdmissionRequest, Notes, Operation, Plugin};

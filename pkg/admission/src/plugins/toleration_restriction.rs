@@ -4,10 +4,10 @@
 use std::sync::Arc;
 
 use apimachinery::Value;
+use apimachinery::json;
 use apimachinery::meta::{at, str_at};
 use apimachinery::status::{Reason, Status};
 use async_trait::async_trait;
-use serde_json::json;
 
 use super::{find, items, list_mut};
 use crate::{AdmissionRequest, Notes, ObjectSource, Operation, Plugin};

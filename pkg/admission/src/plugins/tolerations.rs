@@ -4,10 +4,10 @@
 use std::collections::BTreeSet;
 
 use apimachinery::Value;
+use apimachinery::json;
 use apimachinery::meta::str_at;
 use apimachinery::status::Status;
 use async_trait::async_trait;
-use serde_json::json;
 
 use super::{items, list_mut};
 use crate::{AdmissionRequest, Notes, Operation, Plugin};

@@ -67,8 +67,8 @@ impl Plugin for PersistentVolumeClaimResize {
 mod tests {
     use super::*;
     use crate::testing::{Source, request, run};
+    use apimachinery::json;
     use auth::UserInfo;
-    use serde_json::json;
 
     #[tokio::test]
     async fn growth_needs_a_class() {

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::json;
 use jiff::Timestamp;
-use serde_json::json;
 
 use super::fieldpath::{FieldsError, Set};
 use crate::json::go_quote;
@@ -169,7 +169,7 @@ fn encode_entry(id: ManagerId, owned: Owned<'_>) -> Value {
         [("manager", id.manager), ("subresource", id.subresource), ("time", owned.time.unwrap_or_default())]
     {
         if !text.is_empty() {
-            entry.insert(key.to_owned(), Value::from(text));
+            entry.insert(key.into(), Value::from(text));
         }
     }
     Value::Object(entry)

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use crate::json;
 use proptest::prelude::*;
-use serde_json::json;
 
 use super::fieldpath::{PathElement, Set};
 use super::testing::{Server, deployment};
@@ -38,8 +38,8 @@ fn value_of(schema: &Schema, node: NodeId) -> BoxedStrategy<Value> {
             };
             prop::collection::vec(value_of(schema, list.item), 0..4)
                 .prop_map(move |items| match &keys {
-                    None => Value::Array(items),
-                    Some(keys) => Value::Array(identified(items, keys)),
+                    None => Value::Array(items.into()),
+                    Some(keys) => Value::Array(identified(items, keys).into()),
                 })
                 .boxed()
         }

@@ -2,8 +2,8 @@
 //!
 //! Behaviour: the chain of managers of `k8s.io/apimachinery/pkg/util/managedfields`.
 
+use crate::json;
 use jiff::Timestamp;
-use serde_json::json;
 
 use super::entries::{self, ManagerId, Managers, Operation};
 use super::lastapplied;
@@ -11,7 +11,7 @@ use super::ownership::{self, Merged, Refusal};
 use super::reset::ResetFields;
 use super::typed::{Type, Typed};
 use crate::coerce;
-use crate::default::normalise;
+use crate::default::{normalise, normalise_changed};
 use crate::meta::{metadata, metadata_mut, name, namespace, str_at, uid};
 use crate::schema::{NodeId, Schema};
 use crate::status::{Cause, Details, Reason, Status};
@@ -103,7 +103,7 @@ pub fn on_update(live: Option<&Value>, new: &mut Value, write: &Write<'_>) {
         return;
     }
     let sent = take_managed_fields(new);
-    normalise(write.schema, write.root, new);
+    normalise_changed(write.schema, write.root, new, live);
     let recorded = live.and_then(managed_fields);
     let managed = match update(live, new, sent.as_ref(), recorded, write) {
         Ok(managed) => managed,
@@ -195,11 +195,11 @@ pub fn on_apply(
     })?;
     let mut object = merged.object;
     if merged.changed {
-        coerce::fit(write.schema, write.root, &mut object, false).map_err(|error| {
+        coerce::fit_changed(write.schema, write.root, &mut object, false, Some(live)).map_err(|error| {
             failed(format!("failed to convert new typed object ({}) to object: {error}", described(applied)))
         })?;
         default(&mut object);
-        normalise(write.schema, write.root, &mut object);
+        normalise_changed(write.schema, write.root, &mut object, Some(live));
     }
     if write.manager == lastapplied::UPGRADING_MANAGER {
         lastapplied::refresh(&mut object, applied);
@@ -305,21 +305,9 @@ pub(super) fn set_managed_fields(object: &mut Value, managed: Option<Value>) {
     }
 }
 
-/// A copy of the object but for its managed fields, which are often the larger part.
+/// A copy of the object but for its managed fields.
 pub(super) fn without_managed_fields(object: &Value) -> Value {
-    let Value::Object(map) = object else { return object.clone() };
-    map.iter()
-        .map(|(key, value)| match value {
-            Value::Object(metadata) if key == "metadata" => {
-                let metadata: Map = metadata
-                    .iter()
-                    .filter(|(key, _)| *key != "managedFields")
-                    .map(|(key, value)| (key.clone(), value.clone()))
-                    .collect();
-                (key.clone(), Value::Object(metadata))
-            }
-            other => (key.clone(), other.clone()),
-        })
-        .collect::<Map>()
-        .into()
+    let mut copy = object.clone();
+    take_managed_fields(&mut copy);
+    copy
 }

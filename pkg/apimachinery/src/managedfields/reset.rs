@@ -79,7 +79,7 @@ fn matching(mut set: Set, patterns: &[&[String]]) -> Set {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use crate::json;
 
     use super::*;
 

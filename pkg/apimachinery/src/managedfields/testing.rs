@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::json;
 use jiff::Timestamp;
-use serde_json::json;
 
 use super::{NoOtherVersions, ResetFields, Versions, Write, on_apply, on_update};
 use crate::Value;

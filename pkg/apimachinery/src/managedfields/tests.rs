@@ -1,6 +1,6 @@
 //! Who owns what, as tables of writes against a server of one object.
 
-use serde_json::json;
+use crate::json;
 
 use super::testing::Server;
 use super::*;

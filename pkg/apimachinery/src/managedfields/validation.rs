@@ -113,7 +113,7 @@ fn code_point(c: char) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use crate::json;
 
     use super::*;
 

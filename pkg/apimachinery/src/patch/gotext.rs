@@ -23,7 +23,7 @@ pub(crate) fn type_name(value: &Value) -> &'static str {
     }
 }
 
-fn number(f: &mut fmt::Formatter<'_>, n: &serde_json::Number) -> fmt::Result {
+fn number(f: &mut fmt::Formatter<'_>, n: &crate::Number) -> fmt::Result {
     match n.as_f64() {
         Some(float) if n.is_f64() => {
             let exponent = if float == 0.0 { 0.0 } else { float.abs().log10().floor() };
@@ -102,7 +102,7 @@ impl fmt::Display for Syntax<'_> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use crate::json;
 
     use super::*;
 

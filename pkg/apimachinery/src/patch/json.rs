@@ -188,7 +188,7 @@ impl<'a> Step<'a> {
     fn insert(&self, document: &mut Value, path: &str, value: Value) -> Result<(), JsonPatchError> {
         match self.place(document, path)? {
             Place::Key(map, key) => {
-                map.insert(key, value);
+                map.insert(key.into(), value);
             }
             Place::Item(items, key) if key == "-" => items.push(value),
             Place::Item(items, key) => {
@@ -247,7 +247,7 @@ impl<'a> Step<'a> {
         }
         match self.place(document, path)? {
             Place::Key(map, key) => {
-                map.insert(key, value);
+                map.insert(key.into(), value);
             }
             Place::Item(items, key) => match index_of(&key, items.len()) {
                 Some(index) => items[index] = value,
@@ -321,7 +321,7 @@ fn encoded_len(value: &Value) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use crate::json;
 
     use super::*;
 

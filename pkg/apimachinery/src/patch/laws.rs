@@ -1,7 +1,7 @@
 //! Laws of patches, and that no patch, however odd, is more than refused.
 
+use crate::json;
 use proptest::prelude::*;
-use serde_json::json;
 
 use super::tests::schema;
 use super::*;
@@ -33,7 +33,7 @@ fn anything() -> impl Strategy<Value = Value> {
     ]);
     leaf.prop_recursive(4, 24, 4, move |inner| {
         prop_oneof![
-            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::Array),
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
             prop::collection::btree_map(key.clone(), inner, 0..4).prop_map(|map| map
                 .into_iter()
                 .map(|(k, v)| (k.to_owned(), v))
@@ -90,7 +90,7 @@ proptest! {
         for (kind, body) in [
             (PatchType::StrategicMerge, patch.clone()),
             (PatchType::Merge, patch),
-            (PatchType::Json, Value::Array(operations)),
+            (PatchType::Json, Value::Array(operations.into())),
         ] {
             let result = Patch::from_value(kind, body).and_then(|patch| patch.apply(&current, &schema, root));
             if let Err(status) = result {

@@ -104,7 +104,7 @@ impl Patch {
                         operations.len()
                     )));
                 }
-                Body::Json(operations)
+                Body::Json(operations.into_vec())
             }
             (PatchType::Json, other) => return refused("jsonpatch.Patch", &other),
             (PatchType::Merge, Value::Object(map)) => Body::Merge(map),

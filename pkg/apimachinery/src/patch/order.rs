@@ -2,9 +2,7 @@
 
 use std::cmp::Ordering;
 
-use serde_json::Number;
-
-use crate::Value;
+use crate::{Number, Value};
 
 /// A value with the order structured-merge-diff gives values: numbers (integers and floats by their worth), strings,
 /// booleans, lists, maps, null.
@@ -49,6 +47,7 @@ pub(crate) fn compare(a: &Value, b: &Value) -> Ordering {
 /// Equality under [`compare`]: that of JSON, but 1 equals 1.0.
 pub(crate) fn equal(a: &Value, b: &Value) -> bool {
     match (a, b) {
+        _ if a.shares(b) => true,
         (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| equal(a, b)),
         (Value::Object(a), Value::Object(b)) => {
             a.len() == b.len() && a.iter().zip(b).all(|((ka, va), (kb, vb))| ka == kb && equal(va, vb))

@@ -99,7 +99,7 @@ impl<'s> Merger<'s> {
             let key = if deletes {
                 field_of(&key, DELETE_FROM_LIST).ok_or(StrategicError::PrimitiveListFormat)?.to_owned()
             } else {
-                key
+                key.to_string()
             };
             if value.is_null() {
                 current.remove(&key);
@@ -128,21 +128,22 @@ impl<'s> Merger<'s> {
                 (Some(Value::Array(old)), Value::Array(new)) => {
                     let meta = self.list(node, &key)?;
                     if meta.merges_lists() || deletes {
-                        Value::Array(self.merge_list(old, new, &meta, deletes)?)
+                        Value::Array(self.merge_list(old.into_vec(), new.into_vec(), &meta, deletes)?.into())
                     } else {
                         Value::Array(new)
                     }
                 }
                 (_, new) => new,
             };
-            current.insert(key, merged);
+            current.insert(key.into(), merged);
         }
         Ok(current)
     }
 
     /// Carries out `$setElementOrder/FIELD` together with the patch's FIELD, both of which it takes out of the patch.
     fn merge_ordered_lists(&self, current: &mut Map, patch: &mut Map, node: NodeId) -> Result<()> {
-        let directives: Vec<String> = patch.keys().filter(|k| k.starts_with(SET_ORDER)).cloned().collect();
+        let directives: Vec<String> =
+            patch.keys().filter(|k| k.starts_with(SET_ORDER)).map(String::from).collect();
         for directive in directives {
             let order = match patch.remove(&directive) {
                 Some(Value::Array(order)) => order,
@@ -164,7 +165,7 @@ impl<'s> Merger<'s> {
                 (_, new) => new.unwrap_or_default(),
             };
             let merged = arrange(merged, &order, &server_order, meta.merge_key, kind)?;
-            current.insert(field.to_owned(), Value::Array(merged));
+            current.insert(field.into(), Value::Array(merged.into()));
         }
         Ok(())
     }
@@ -305,14 +306,14 @@ fn list_or_none<'m>(map: &'m Map, key: &str) -> Result<Option<&'m Vec<Value>>> {
 
 fn take_list(map: &mut Map, key: &str) -> Option<Vec<Value>> {
     match map.remove(key) {
-        Some(Value::Array(list)) => Some(list),
+        Some(Value::Array(list)) => Some(list.into_vec()),
         _ => None,
     }
 }
 
 fn set_or_drop(map: &mut Map, key: String, value: Value) {
     match without_directives(value) {
-        Some(value) => map.insert(key, value),
+        Some(value) => map.insert(key.into(), value),
         None => map.remove(&key),
     };
 }
@@ -507,7 +508,7 @@ fn element_kind(lists: &[&[Value]]) -> Result<Kind> {
     }
     if first.is_null() || items.any(|item| type_name(item) != type_name(first)) {
         let shown: Vec<String> =
-            lists.iter().map(|list| Plain(&Value::Array(list.to_vec())).to_string()).collect();
+            lists.iter().map(|list| Plain(&Value::Array(list.to_vec().into())).to_string()).collect();
         return Err(StrategicError::MixedList(format!("[{}]", shown.join(" "))));
     }
     Ok(if first.is_object() { Kind::Maps } else { Kind::Scalars })
@@ -531,8 +532,8 @@ fn check_order(patch: &[Value], order: &[Value], merge_key: &str) -> Result<()> 
         loop {
             let Some(next) = order_left.next() else {
                 return Err(StrategicError::Order {
-                    patch: Plain(&Value::Array(patch.to_vec())).to_string(),
-                    order: Plain(&Value::Array(order.to_vec())).to_string(),
+                    patch: Plain(&Value::Array(patch.to_vec().into())).to_string(),
+                    order: Plain(&Value::Array(order.to_vec().into())).to_string(),
                 });
             };
             if !merge_key.is_empty() {

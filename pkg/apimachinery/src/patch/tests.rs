@@ -1,6 +1,6 @@
 //! Patches against a small schema made by hand.
 
-use serde_json::json;
+use crate::json;
 
 use super::*;
 use crate::schema::{

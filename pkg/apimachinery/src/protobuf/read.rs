@@ -1,7 +1,7 @@
 //! Protobuf to tree.
 
+use crate::Number;
 use base64::Engine;
-use serde_json::Number;
 
 use super::tables::{Message, Target};
 use super::wire::{BYTES, Reader, Tag, VARINT};
@@ -61,7 +61,7 @@ impl Decoder<'_> {
         match (&node.kind, node.proto) {
             (NodeKind::List(list), ProtoForm::Plain) => {
                 if !matches!(map.get(name), Some(Value::Array(_))) {
-                    map.insert(name.to_owned(), Value::Array(Vec::new()));
+                    map.insert(name.into(), Value::Array(Vec::new().into()));
                 }
                 if let Some(Value::Array(items)) = map.get_mut(name) {
                     self.item(reader, tag, name, list.item, items)?;
@@ -70,7 +70,7 @@ impl Decoder<'_> {
             (NodeKind::Map { value, .. }, _) => {
                 let entry = reader.bytes(tag, name)?;
                 if !matches!(map.get(name), Some(Value::Object(_))) {
-                    map.insert(name.to_owned(), Value::Object(Map::new()));
+                    map.insert(name.into(), Value::Object(Map::new()));
                 }
                 if let Some(Value::Object(entries)) = map.get_mut(name) {
                     self.entry(entry, name, *value, entries)?;
@@ -80,7 +80,7 @@ impl Decoder<'_> {
                 // a message that occurs twice is merged, as the wire format demands
                 let raw = reader.bytes(tag, name)?;
                 if !matches!(map.get(name), Some(Value::Object(_))) {
-                    map.insert(name.to_owned(), Value::Object(Map::new()));
+                    map.insert(name.into(), Value::Object(Map::new()));
                 }
                 if let Some(Value::Object(inner)) = map.get_mut(name) {
                     self.message(self.schema.wire().of(id), raw, inner)?;
@@ -91,7 +91,7 @@ impl Decoder<'_> {
                 if drops_zero && is_zero(&node.kind, &value) {
                     map.remove(name);
                 } else {
-                    map.insert(name.to_owned(), value);
+                    map.insert(name.into(), value);
                 }
             }
         }
@@ -135,11 +135,11 @@ impl Decoder<'_> {
         let value = value.unwrap_or_else(|| match &self.schema.node(id).kind {
             NodeKind::Scalar(Scalar::Bytes) => Value::from(""),
             // what an empty message says
-            NodeKind::List(_) => Value::Array(Vec::new()),
+            NodeKind::List(_) => Value::Array(Vec::new().into()),
             NodeKind::Map { .. } => Value::Object(Map::new()),
             kind => coerce::zero(kind),
         });
-        entries.insert(key, value);
+        entries.insert(key.into(), value);
         Ok(())
     }
 
@@ -172,7 +172,7 @@ impl Decoder<'_> {
                         inner.skip(tag)?;
                     }
                 }
-                Ok(Value::Array(items))
+                Ok(Value::Array(items.into()))
             }
             (NodeKind::Map { value, .. }, _) => {
                 let mut entries = Map::new();

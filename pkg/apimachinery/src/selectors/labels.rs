@@ -284,8 +284,8 @@ impl FromStr for LabelSelector {
 
 #[cfg(test)]
 mod tests {
+    use crate::json;
     use proptest::prelude::*;
-    use serde_json::json;
 
     use super::*;
 

@@ -57,7 +57,7 @@ fn field_matches(field: &Value, node_name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use crate::json;
 
     use super::*;
 

@@ -3,9 +3,9 @@
 //! Source: `pkg/apis/autoscaling/v1/conversion.go` for the annotations' names and forms.
 
 use apimachinery::descriptor::Conversion;
+use apimachinery::json;
 use apimachinery::meta::metadata_mut;
 use apimachinery::{Map, Value};
-use serde_json::json;
 
 use super::{rename, set_api_version};
 
@@ -98,10 +98,10 @@ fn to_storage(object: &mut Value) {
 fn take_list(object: &mut Value, annotation: &str, change: fn(&mut Value)) -> Vec<Value> {
     let mut list = match take_annotation(object, annotation) {
         Some(Value::Array(list)) => list,
-        _ => Vec::new(),
+        _ => Vec::new().into(),
     };
     list.iter_mut().for_each(change);
-    list
+    list.into_vec()
 }
 
 fn from_storage(object: &mut Value) {

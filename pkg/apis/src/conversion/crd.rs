@@ -1,8 +1,8 @@
 //! CustomResourceDefinitions that upstream's server stored: it keeps them as `apiextensions.k8s.io/v1beta1`, a version
 //! that is no longer served. Source: `k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1beta1/conversion.go`.
 
+use apimachinery::json;
 use apimachinery::{Map, Value};
-use serde_json::json;
 
 use super::set_api_version;
 

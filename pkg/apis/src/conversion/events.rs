@@ -55,7 +55,7 @@ fn from_storage(object: &mut Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use apimachinery::json;
 
     #[test]
     fn an_event_survives_both_ways() {

@@ -95,7 +95,7 @@ fn to_basic(device: &mut Map) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use apimachinery::json;
 
     #[test]
     fn requests_and_devices_survive_both_ways() {

@@ -359,7 +359,7 @@ fn binding_row(object: &Value, now: Timestamp) -> Vec<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use apimachinery::json;
 
     #[test]
     fn webhooks_default_and_validate() {

@@ -481,8 +481,8 @@ fn cron_job(object: &At<'_>) -> Errors {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use apimachinery::json;
     use apimachinery::strategy::WriteContext;
-    use serde_json::json;
 
     const CONTEXT: WriteContext<'static> =
         WriteContext { now: Timestamp::UNIX_EPOCH, user: "u", groups: &[], subresource: "", group: "" };

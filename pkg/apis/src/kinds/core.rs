@@ -214,7 +214,7 @@ pub(super) const NAMESPACES: Rules = Rules {
             status.insert("phase".into(), "Active".into());
         }
         if let Some(spec) = spec(o) {
-            let finalizers = spec.entry("finalizers").or_insert_with(|| Value::Array(Vec::new()));
+            let finalizers = spec.entry("finalizers").or_insert_with(|| Value::Array(Vec::new().into()));
             if let Some(finalizers) = finalizers.as_array_mut()
                 && !finalizers.iter().any(|f| f == NAMESPACE_FINALIZER)
             {
@@ -288,9 +288,9 @@ pub(super) const COMPONENT_STATUSES: Rules = Rules {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use apimachinery::json;
     use apimachinery::strategy::WriteContext;
     use jiff::Timestamp;
-    use serde_json::json;
 
     fn context(subresource: &'static str) -> WriteContext<'static> {
         WriteContext { now: Timestamp::UNIX_EPOCH, user: "u", groups: &[], subresource, group: "" }

@@ -174,7 +174,7 @@ pub(super) const CSI_DRIVERS: Rules = Rules {
         default_to(spec, "requiresRepublish", false);
         default_to(spec, "seLinuxMount", false);
         if spec.get("volumeLifecycleModes").and_then(Value::as_array).is_none_or(Vec::is_empty) {
-            spec.insert("volumeLifecycleModes".into(), Value::Array(vec!["Persistent".into()]));
+            spec.insert("volumeLifecycleModes".into(), Value::Array(vec!["Persistent".into()].into()));
         }
     },
     validate: |o| {
@@ -252,9 +252,9 @@ pub(super) const CAPACITIES: Rules = Rules {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use apimachinery::json;
     use apimachinery::strategy::WriteContext;
     use jiff::Timestamp;
-    use serde_json::json;
 
     #[test]
     fn classes_default_print_and_stay() {

@@ -215,7 +215,7 @@ pub(super) const LEASE_CANDIDATES: Rules = Rules {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use apimachinery::json;
 
     #[test]
     fn slices_default_validate_and_print() {

@@ -315,7 +315,7 @@ fn endpoints_text(object: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use apimachinery::json;
 
     #[test]
     fn rows() {

@@ -41,7 +41,7 @@ pub(super) const DEFINITIONS: Rules = Rules {
         if let Some(map) = o.as_object_mut() {
             map.insert(
                 "status".into(),
-                serde_json::json!({"storedVersions": stored, "conditions": [], "acceptedNames": {"plural": "", "kind": ""}}),
+                apimachinery::json!({"storedVersions": stored, "conditions": [], "acceptedNames": {"plural": "", "kind": ""}}),
             );
         }
     },
@@ -171,7 +171,7 @@ pub(super) const API_SERVICES: Rules = Rules {
             if let Some(map) = o.as_object_mut() {
                 map.insert(
                     "status".into(),
-                    serde_json::json!({"conditions": [{"type": "Available", "status": "True", "reason": "Local",
+                    apimachinery::json!({"conditions": [{"type": "Available", "status": "True", "reason": "Local",
                         "lastTransitionTime": now, "message": "Local APIServices are always available"}]}),
                 );
             }
@@ -255,8 +255,8 @@ fn api_service(object: &At<'_>) -> Errors {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use apimachinery::json;
     use jiff::Timestamp;
-    use serde_json::json;
 
     #[test]
     fn definitions_default_and_validate() {

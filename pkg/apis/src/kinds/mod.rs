@@ -153,8 +153,8 @@ fn columns(spec: &[(&str, &str)]) -> Vec<Column> {
 #[cfg(test)]
 mod tests {
     use crate::{ServedVersions, resources};
+    use apimachinery::json;
     use jiff::Timestamp;
-    use serde_json::json;
 
     #[test]
     fn every_row_has_a_cell_for_every_column() {

@@ -289,7 +289,7 @@ pub(super) const MIGRATIONS: Rules = Rules {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use apimachinery::json;
 
     #[test]
     fn a_request_is_for_one_device() {

@@ -258,7 +258,7 @@ pub(super) const NETWORK_POLICIES: Rules = Rules {
     validate_update: |_, new, _| network_policy(&At::root(new)),
     columns: &[("Name", "string"), ("Pod-Selector", "string"), ("Age", "string")],
     row: |o, now| {
-        let all = serde_json::json!({});
+        let all = apimachinery::json!({});
         let pods = o["spec"].get("podSelector").unwrap_or(&all);
         vec![name(o).into(), selector(Some(pods)), age(o, now)]
     },
@@ -432,7 +432,7 @@ fn address_row(object: &Value, now: Timestamp) -> Vec<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use apimachinery::json;
 
     #[test]
     fn policies_say_which_way_they_work() {

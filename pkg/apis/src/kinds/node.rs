@@ -160,7 +160,7 @@ fn row(node: &Value, now: Timestamp) -> Vec<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use apimachinery::json;
 
     #[test]
     fn a_node_says_its_state_and_roles() {

@@ -3,9 +3,9 @@
 //! Source: `pkg/apis/policy`, `pkg/apis/autoscaling`, `pkg/apis/scheduling`, `pkg/apis/node`.
 
 use apimachinery::Value;
+use apimachinery::json;
 use apimachinery::meta::{at, metadata_mut};
 use apimachinery::objectmeta;
-use serde_json::json;
 
 use super::print::{age, int_or_string, list, name, number, or, str_at};
 use super::rules::{DEFAULT, Rules};

@@ -197,7 +197,7 @@ fn binding_row(object: &Value, now: Timestamp) -> Vec<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use apimachinery::json;
 
     #[test]
     fn bindings_default_validate_and_print() {

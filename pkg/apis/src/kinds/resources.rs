@@ -196,7 +196,7 @@ pub(super) fn ordered_limits(errors: &mut Errors, limit: &At<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use apimachinery::json;
 
     #[test]
     fn requests_stay_within_limits() {

@@ -12,6 +12,8 @@ use jiff::Timestamp;
 pub(crate) struct Rules {
     pub(crate) generation: bool,
     pub(crate) default: fn(version: &str, object: &mut Value),
+    /// The members that `default` reads and writes, if no others.
+    pub(crate) defaults_depend_on: Option<&'static [&'static str]>,
     pub(crate) prepare_create: fn(&WriteContext<'_>, &mut Value),
     pub(crate) prepare_update: fn(&WriteContext<'_>, &mut Value, &Value),
     pub(crate) validate: fn(&Value) -> Vec<FieldError>,
@@ -39,6 +41,7 @@ pub(crate) struct Rules {
 pub(crate) const DEFAULT: Rules = Rules {
     generation: false,
     default: |_, _| {},
+    defaults_depend_on: None,
     prepare_create: |_, _| {},
     prepare_update: |_, _, _| {},
     validate: |_| Vec::new(),
@@ -68,6 +71,10 @@ pub(super) struct KindStrategy {
 impl Strategy for KindStrategy {
     fn default_object(&self, version: &str, object: &mut Value) {
         (self.rules.default)(version, object);
+    }
+
+    fn defaults_depend_on(&self) -> Option<&'static [&'static str]> {
+        self.rules.defaults_depend_on
     }
 
     fn has_status(&self) -> bool {

@@ -112,7 +112,7 @@ fn event_source(event: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use apimachinery::json;
 
     #[test]
     fn values_are_text() {

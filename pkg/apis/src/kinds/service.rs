@@ -480,7 +480,7 @@ fn row(object: &Value, now: Timestamp) -> Vec<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use apimachinery::json;
 
     fn defaulted(mut service: Value) -> Value {
         default("v1", &mut service);

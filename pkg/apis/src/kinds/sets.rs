@@ -15,6 +15,7 @@ use crate::names;
 pub(super) const STATEFUL_SETS: Rules = Rules {
     generation: true,
     default: default_stateful_set,
+    defaults_depend_on: Some(&["spec"]),
     validate: |o| stateful_set(&At::root(o), true),
     validate_update: |context, new, old| match context.subresource {
         "status" => stateful_status(&At::root(new)),
@@ -171,6 +172,7 @@ fn stateful_status(object: &At<'_>) -> Errors {
 pub(super) const DAEMON_SETS: Rules = Rules {
     generation: true,
     default: default_daemon_set,
+    defaults_depend_on: Some(&["spec"]),
     validate: |o| daemon_set(&At::root(o)),
     validate_update: |context, new, old| match context.subresource {
         "status" => daemon_status(&At::root(new)),
@@ -283,8 +285,8 @@ fn daemon_status(object: &At<'_>) -> Errors {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use apimachinery::json;
     use apimachinery::strategy::WriteContext;
-    use serde_json::json;
 
     fn defaulted(rules: &Rules, patch: &Value) -> Value {
         let mut object = json!({"metadata": {"name": "w"}, "spec": {"selector": {"matchLabels": {"a": "b"}},

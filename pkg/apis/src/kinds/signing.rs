@@ -300,8 +300,8 @@ fn request_state(object: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use apimachinery::json;
     use apimachinery::strategy::WriteContext;
-    use serde_json::json;
 
     fn context(subresource: &str) -> WriteContext<'_> {
         WriteContext { now: Timestamp::UNIX_EPOCH, user: "jane", groups: &[], subresource, group: "" }

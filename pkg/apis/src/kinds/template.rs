@@ -33,7 +33,7 @@ pub(super) fn warnings(object: &Value, old: Option<&Value>, path: &[&str]) -> Ve
 
 /// Whether a selector selects the template's pods; a broken selector is said elsewhere.
 pub(super) fn selects(selector: &At<'_>, template: &At<'_>) -> bool {
-    let empty = serde_json::Map::new();
+    let empty = apimachinery::Map::new();
     let labels = template.at(&["metadata", "labels"]);
     let labels = labels.value().and_then(|v| v.as_object()).unwrap_or(&empty);
     LabelSelector::from_value(selector.value()).map_or(true, |selector| selector.matches(labels))
@@ -65,7 +65,7 @@ pub(super) fn at_most_100_percent(errors: &mut Errors, at: &At<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use apimachinery::json;
 
     #[test]
     fn templates_warn_when_they_change() {

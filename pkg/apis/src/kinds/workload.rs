@@ -4,10 +4,10 @@
 //! Source: `pkg/apis/apps/v1/defaults.go`, `pkg/apis/apps/validation`, `pkg/registry/apps`.
 
 use apimachinery::Value;
+use apimachinery::json;
 use apimachinery::status::FieldError;
 use apimachinery::strategy::{Resets, WriteContext};
 use jiff::Timestamp;
-use serde_json::json;
 
 use super::print::{age, containers, int_or_string, labels, map, name, number, selector};
 use super::rules::{DEFAULT, Rules};
@@ -23,6 +23,7 @@ pub(super) const DEPLOYMENTS: Rules = Rules {
     resets: &[("status", Resets::Except(&["spec", "metadata.labels"]))],
     generation: true,
     default: default_deployment,
+    defaults_depend_on: Some(&["spec"]),
     validate: |o| deployment(&At::root(o)),
     validate_update: |context, new, old| match context.subresource {
         "status" => deployment_status(&At::root(new)),

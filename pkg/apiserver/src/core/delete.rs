@@ -320,7 +320,7 @@ pub(crate) fn details(place: &Place<'_>, object: &Value) -> Details {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use apimachinery::json;
 
     #[test]
     fn finalizers_follow_the_policy() {

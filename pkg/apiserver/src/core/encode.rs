@@ -1,12 +1,12 @@
 //! The bytes reads are served from: stored JSON as it is, other versions and metadata made once and kept.
 
 use apimachinery::Value;
+use apimachinery::json;
 use apimachinery::meta::GroupVersionKind;
 use apimachinery::protobuf;
 use apimachinery::schema::{NodeId, Schema};
 use apimachinery::status::Status;
 use bytes::Bytes;
-use serde_json::json;
 use watchcache::{RepresentationId, StoredObject};
 
 use super::Target;

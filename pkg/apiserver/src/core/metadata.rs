@@ -154,7 +154,7 @@ pub(crate) fn finalizers_of(object: &Value) -> Vec<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use apimachinery::json;
 
     #[test]
     fn namespaces_must_match() {

@@ -81,7 +81,7 @@ impl Core {
             map.insert("apiVersion".into(), gvk.group_version().to_string().into());
             map.insert("kind".into(), gvk.kind.into());
         }
-        crate::codec::complete(&target.descriptor, target.served(), &mut object);
+        crate::codec::complete(&target.descriptor, target.served(), &mut object, None);
         let place = Place { context, target: &target, namespace };
         self.create(&place, object, &params(options)).await.map(|written| written.object)
     }

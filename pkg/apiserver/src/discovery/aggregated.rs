@@ -2,9 +2,9 @@
 
 use apimachinery::Value;
 use apimachinery::descriptor::{ResourceDescriptor, ServedVersion, VerbSet};
+use apimachinery::json;
 use apimachinery::meta::GroupVersionKind;
 use http::{HeaderMap, header};
-use serde_json::json;
 
 use super::Group;
 

@@ -2,8 +2,8 @@
 
 use apimachinery::Value;
 use apimachinery::descriptor::{ResourceDescriptor, ServedVersion, Subresource, VerbSet};
+use apimachinery::json;
 use apimachinery::meta::GroupVersion;
-use serde_json::json;
 
 use super::Group;
 use crate::digest;

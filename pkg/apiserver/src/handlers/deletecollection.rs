@@ -1,12 +1,12 @@
 //! DELETE of a collection: every object the selectors match, by the rules of single deletes.
 
 use apimachinery::Value;
+use apimachinery::json;
 use apimachinery::status::Status;
 use component::http::Response;
 use futures::StreamExt;
 use futures::stream::FuturesOrdered;
 use http::StatusCode;
-use serde_json::json;
 use watchcache::StoredObject;
 
 use super::{Exchange, delete, list};

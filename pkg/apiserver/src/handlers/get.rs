@@ -1,10 +1,10 @@
 //! GET of one object: bytes from the cache.
 
+use apimachinery::json;
 use apimachinery::protobuf;
 use apimachinery::status::Status;
 use component::http::Response;
 use http::StatusCode;
-use serde_json::json;
 use watchcache::ReadVersion;
 
 use super::{Exchange, not_a_list, table};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use apimachinery::Value;
+use apimachinery::json;
 use apimachinery::protobuf;
 use apimachinery::status::{Reason, Status};
 use bytes::Bytes;
@@ -12,7 +13,6 @@ use component::http::{BoxError, Response};
 use http::{HeaderValue, StatusCode, header};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
-use serde_json::json;
 use watchcache::{ListOptions, ListPage, ReadVersion, StoredObject};
 
 use super::{Exchange, select, table};

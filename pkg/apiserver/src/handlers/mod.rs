@@ -83,7 +83,7 @@ impl Exchange {
         let decoded = reader.decode(&self.body, format, validation)?;
         self.context.warnings.extend(decoded.warnings);
         let mut object = decoded.value;
-        codec::complete(&self.target.descriptor, served, &mut object);
+        codec::complete(&self.target.descriptor, served, &mut object, None);
         Ok(object)
     }
 
@@ -137,7 +137,7 @@ impl Exchange {
                 table::table(
                     &self.target,
                     version,
-                    serde_json::json!({}),
+                    apimachinery::json!({}),
                     vec![rows.row(&stored, &object)],
                     true,
                 )

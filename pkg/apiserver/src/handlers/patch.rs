@@ -104,7 +104,7 @@ impl Change for Patched<'_> {
         let old = old.unwrap_or(&Value::Null);
         let mut new = self.patch.apply(old, &served.schema, served.root)?;
         let checked = self.validation != FieldValidation::Ignore;
-        let unknown = coerce::fit(&served.schema, served.root, &mut new, checked)
+        let unknown = coerce::fit_changed(&served.schema, served.root, &mut new, checked, Some(old))
             .map_err(|error| self.patch.undecodable(&new, &error.to_string()))?;
         if checked {
             let unknown = unknown.iter().map(|path| format!("unknown field {}", go_quote(path)));
@@ -116,7 +116,7 @@ impl Change for Patched<'_> {
             self.context.warnings.extend(problems);
         }
         same_kind(self.target, &new)?;
-        codec::complete(&self.target.descriptor, served, &mut new);
+        codec::complete(&self.target.descriptor, served, &mut new, Some(old));
         Ok(new)
     }
 }
@@ -176,7 +176,7 @@ impl Change for Applied<'_> {
             subresource: &exchange.context.info.subresource,
             manager: self.manager,
         };
-        let complete = |object: &mut Value| codec::complete(&exchange.target.descriptor, served, object);
+        let complete = |object: &mut Value| codec::complete(&exchange.target.descriptor, served, object, old);
         let mut new = manage.on_apply(old, &self.object, self.force, &complete)?;
         complete(&mut new);
         Ok(new)

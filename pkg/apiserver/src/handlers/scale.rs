@@ -3,6 +3,7 @@
 use apimachinery::Value;
 use apimachinery::coerce;
 use apimachinery::descriptor::ServedVersion;
+use apimachinery::json;
 use apimachinery::managedfields::scale::{self, ReplicasPath};
 use apimachinery::managedfields::{self, NoOtherVersions, ResetFields};
 use apimachinery::meta::{GroupVersionKind, at, str_at};
@@ -12,7 +13,6 @@ use apimachinery::selectors::LabelSelector;
 use apimachinery::status::{FieldError, Status};
 use component::http::Response;
 use http::StatusCode;
-use serde_json::json;
 
 use super::{Exchange, patch};
 use crate::codec::Reader;
@@ -41,11 +41,10 @@ pub(crate) async fn handle(exchange: Exchange) -> Result<Response, Status> {
 /// The Scale of an object.
 fn scale_of(exchange: &Exchange, object: &Value) -> Result<Value, Status> {
     let metadata = object.get("metadata").cloned().unwrap_or_default();
-    let kept: serde_json::Map<String, Value> =
-        ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"]
-            .iter()
-            .filter_map(|key| metadata.get(*key).map(|v| ((*key).to_owned(), v.clone())))
-            .collect();
+    let kept: apimachinery::Map = ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"]
+        .iter()
+        .filter_map(|key| metadata.get(*key).map(|v| ((*key).to_owned(), v.clone())))
+        .collect();
     let gvk = scale_kind(exchange);
     let mut status =
         json!({"replicas": at(object, &["status", "replicas"]).and_then(Value::as_i64).unwrap_or(0)});

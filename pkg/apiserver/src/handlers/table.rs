@@ -1,9 +1,9 @@
 //! Tables: what `kubectl get` prints, made on the server. Source: KEP-1164, `meta.k8s.io` Table.
 
 use apimachinery::Value;
+use apimachinery::json;
 use apimachinery::status::Status;
 use jiff::Timestamp;
-use serde_json::json;
 use watchcache::StoredObject;
 
 use crate::context::RequestContext;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apimachinery::Value;
+use apimachinery::json;
 use apimachinery::protobuf;
 use apimachinery::status::Status;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -16,7 +17,6 @@ use http_body_util::StreamBody;
 use hyper::upgrade::OnUpgrade;
 use prometheus_client::metrics::counter::Counter;
 use rand::Rng;
-use serde_json::json;
 use storage::Revision;
 use watchcache::{
     CacheEvent, EventKind, ReadVersion, StoredObject, WatchItem, WatchOptions, WatchStart, Watcher,

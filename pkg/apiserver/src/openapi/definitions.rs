@@ -8,7 +8,7 @@ use apimachinery::Value;
 use apimachinery::schema::{
     Field, ListTopology, MapType, NodeId, NodeKind, ObjectType, PatchStrategy, ProtoForm, Scalar, Schema,
 };
-use serde_json::{Map, json};
+use apimachinery::{Map, json};
 
 /// A definition with the fields of every kind.
 const ANY_KIND: &str = "io.k8s.api.core.v1.Pod";
@@ -127,7 +127,7 @@ impl Writer<'_> {
             if let Some(text) = self.text(owner, Some(name)) {
                 property["description"] = json!(text);
             }
-            properties.insert(name.to_string(), property);
+            properties.insert(name.to_string().into(), property);
             if field.required {
                 required.push((field.proto, &**name));
             }
@@ -266,7 +266,7 @@ fn amend(out: &mut Value, facts: &apis::Definition) {
     }
     if !facts.unions.is_empty() {
         let unions = facts.unions.iter().map(|union| {
-            let members: Map<String, Value> =
+            let members: Map =
                 union.members.iter().map(|(field, value)| ((*field).to_owned(), json!(value))).collect();
             let mut out = json!({"fields-to-discriminateBy": members});
             if !union.discriminator.is_empty() {

@@ -6,9 +6,9 @@ use std::io::Write as _;
 use apidocs::Descriptions;
 use apimachinery::Value;
 use apimachinery::schema::Schema;
+use apimachinery::{Map, json};
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use serde_json::{Map, json};
 
 use super::definitions::{Dialect, Writer, reachable, reference};
 use super::gnostic;
@@ -58,7 +58,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 }
 
 /// What a document says besides paths and definitions.
-fn head(dialect: Dialect) -> Map<String, Value> {
+fn head(dialect: Dialect) -> Map {
     let info = json!({"title": "Kubernetes", "version": component::KUBERNETES_VERSION});
     let token = json!({"BearerToken": {
         "description": "Bearer Token authentication", "type": "apiKey", "name": "authorization", "in": "header",
@@ -97,7 +97,7 @@ struct Json {
 }
 
 impl Json {
-    fn new(dialect: Dialect, head: &Map<String, Value>) -> Self {
+    fn new(dialect: Dialect, head: &Map) -> Self {
         let mut json = Self {
             out: GzEncoder::new(Vec::new(), Compression::default()),
             dialect,
@@ -137,7 +137,7 @@ impl Json {
         }
     }
 
-    fn finish(mut self, head: &Map<String, Value>) -> Vec<u8> {
+    fn finish(mut self, head: &Map) -> Vec<u8> {
         self.begin_definitions();
         self.text("}");
         if let Some(schemes) = head.get("securitySchemes") {
@@ -226,7 +226,7 @@ impl Render<'_> {
         media_types
             .iter()
             .map(|media| ((*media).to_owned(), json!({"schema": schema})))
-            .collect::<Map<_, _>>()
+            .collect::<Map>()
             .into()
     }
 
@@ -241,7 +241,7 @@ impl Render<'_> {
     }
 
     fn operation(&mut self, item: &PathItem, operation: &Operation) -> Value {
-        let mut responses: Map<String, Value> = operation
+        let mut responses: Map = operation
             .codes
             .iter()
             .map(|(code, text)| ((*code).to_owned(), self.response(text, operation)))

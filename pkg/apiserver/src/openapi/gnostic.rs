@@ -7,8 +7,8 @@ mod message;
 mod v2;
 mod v3;
 
+use apimachinery::Map;
 use apimachinery::Value;
-use serde_json::Map;
 
 use super::definitions::Dialect;
 use message::Message;
@@ -38,7 +38,7 @@ impl Document {
     }
 
     /// The whole document; `head` is what it says besides.
-    pub(super) fn finish(self, dialect: Dialect, head: &Map<String, Value>) -> Vec<u8> {
+    pub(super) fn finish(self, dialect: Dialect, head: &Map) -> Vec<u8> {
         let mut out = Message::default();
         match dialect {
             Dialect::V2 => v2::document(&mut out, head, &self.paths, &self.definitions),
@@ -51,9 +51,9 @@ impl Document {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use apimachinery::json;
 
-    fn head(value: Value) -> Map<String, Value> {
+    fn head(value: Value) -> Map {
         value.as_object().cloned().unwrap_or_default()
     }
 

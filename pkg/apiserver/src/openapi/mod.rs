@@ -18,12 +18,12 @@ use std::sync::{Arc, OnceLock};
 use apimachinery::descriptor::{Registry, Resources, ServedVersion};
 use apimachinery::schema::Schema;
 use apimachinery::status::Status;
+use apimachinery::{Map, json};
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use component::http::{Response, empty};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use parking_lot::Mutex;
-use serde_json::{Map, json};
 
 use crate::digest;
 use crate::discovery::groups;
@@ -233,7 +233,7 @@ impl Documents {
             let path = document.path();
             let hash = digest::hex(format!("{} {path} {made_of}", env!("CARGO_PKG_VERSION")).as_bytes());
             let url = format!("/openapi/v3/{path}?hash={hash}");
-            index.insert(path.clone(), json!({ "serverRelativeURL": url }));
+            index.insert(path.clone().into(), json!({ "serverRelativeURL": url }));
             parts.insert(path, (document, hash));
         }
         let index = Bytes::from(json!({ "paths": index }).to_string());

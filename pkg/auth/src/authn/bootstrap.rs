@@ -104,7 +104,7 @@ impl TokenAuthenticator for BootstrapTokens {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use apimachinery::json;
 
     #[test]
     fn secrets_vouch_for_tokens() {

@@ -5,7 +5,7 @@
 
 use apimachinery::Value;
 use apimachinery::meta::{GroupVersionResource, at, metadata_mut, str_at};
-use serde_json::{Map, json};
+use apimachinery::{Map, json};
 
 use crate::authz::rbac::{PolicyRule, missing};
 
@@ -186,7 +186,7 @@ pub fn node_rules() -> Vec<PolicyRule> {
 }
 
 fn rules_of(object: &Value) -> Vec<PolicyRule> {
-    at(object, &["rules"]).and_then(|r| serde_json::from_value(r.clone()).ok()).unwrap_or_default()
+    at(object, &["rules"]).and_then(|r| apimachinery::from_value(r.clone()).ok()).unwrap_or_default()
 }
 
 /// Adds entries of a map in the metadata that are missing. True when something was.
@@ -231,12 +231,12 @@ pub fn reconcile(existing: Option<&Value>, wanted: &Value) -> Reconciliation {
     {
         let mut rules = at(existing, &["rules"]).and_then(Value::as_array).cloned().unwrap_or_default();
         for rule in at(wanted, &["rules"]).and_then(Value::as_array).into_iter().flatten() {
-            let parsed: PolicyRule = serde_json::from_value(rule.clone()).unwrap_or_default();
+            let parsed: PolicyRule = apimachinery::from_value(rule.clone()).unwrap_or_default();
             if !missing(&rules_of(existing), &[parsed]).is_empty() {
                 rules.push(rule.clone());
             }
         }
-        updated["rules"] = Value::Array(rules);
+        updated["rules"] = Value::Array(rules.into());
         changed = true;
     }
     let mut subjects = at(existing, &["subjects"]).and_then(Value::as_array).cloned().unwrap_or_default();
@@ -247,7 +247,7 @@ pub fn reconcile(existing: Option<&Value>, wanted: &Value) -> Reconciliation {
         }
     }
     if subjects.len() != before {
-        updated["subjects"] = Value::Array(subjects);
+        updated["subjects"] = Value::Array(subjects.into());
         changed = true;
     }
     if changed { Reconciliation::Update(updated) } else { Reconciliation::Nothing }

@@ -284,7 +284,7 @@ mod tests {
     use super::super::{TokenGenerator, TokenRequestClaims};
     use super::*;
     use crate::object::testing::Objects;
-    use serde_json::json;
+    use apimachinery::json;
 
     const ISSUER: &str = "https://kubernetes.default.svc";
 

@@ -1,7 +1,7 @@
 //! The documents by which others can check our tokens: issuer discovery (OpenID Connect Discovery 1.0) and the key set
 //! (RFC 7517). Source: KEP-1393.
 
-use serde_json::{Value, json};
+use apimachinery::{Value, json};
 
 use super::keys::PublicKey;
 

@@ -1,6 +1,7 @@
 //! Signing and verification keys: RSA (RS256) and ECDSA (ES256, ES384, ES512), from PEM.
 //! Key identifiers follow upstream: SHA-256 over the DER of the public key, base64url without padding.
 
+use apimachinery::{Value, json};
 use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{
@@ -9,7 +10,6 @@ use aws_lc_rs::signature::{
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rustls_pki_types::pem::{PemObject, SectionKind};
-use serde_json::{Value, json};
 use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey as Parsed;
 use x509_parser::x509::SubjectPublicKeyInfo;

@@ -47,8 +47,8 @@ fn belongs(endpoint: &Value, namespace: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use apimachinery::json;
     use rand::SeedableRng;
-    use serde_json::json;
 
     #[test]
     fn ready_endpoints_of_the_port() {

@@ -47,7 +47,8 @@ pub(super) async fn locate(
 ) -> Result<Location, Status> {
     let node = store.get(&core("nodes"), "", node).await?;
     let host = address(&node, preferred).ok_or_else(|| {
-        let known = at(&node, &["status", "addresses"]).cloned().unwrap_or_else(|| Value::Array(Vec::new()));
+        let known =
+            at(&node, &["status", "addresses"]).cloned().unwrap_or_else(|| Value::Array(Vec::new().into()));
         Status::new(
             500,
             Reason::InternalError,
@@ -71,7 +72,7 @@ pub(super) async fn locate(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use apimachinery::json;
 
     #[test]
     fn addresses_by_preference() {

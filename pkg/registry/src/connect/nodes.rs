@@ -4,13 +4,13 @@
 use std::sync::Arc;
 
 use admission::Operation;
+use apimachinery::json;
 use apimachinery::status::Status;
 use apiserver::{Call, SubresourceHandler};
 use async_trait::async_trait;
 use component::http::{Body, empty};
 use http::header::{HOST, LOCATION};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use serde_json::json;
 
 use super::forward::{forward, is_upgrade};
 use super::rewrite::Rewriter;

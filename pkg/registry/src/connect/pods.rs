@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use admission::Operation;
 use apimachinery::Value;
+use apimachinery::json;
 use apimachinery::meta::{at, name, str_at};
 use apimachinery::status::{FieldError, Reason, Status};
 use apiserver::query::Query;
@@ -23,7 +24,6 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::upgrade::OnUpgrade;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use serde_json::json;
 
 use super::forward::{forward, is_upgrade};
 use super::metrics::StreamMetrics;

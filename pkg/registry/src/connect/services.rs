@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use admission::Operation;
 use apimachinery::Value;
+use apimachinery::json;
 use apimachinery::meta::{at, str_at};
 use apimachinery::status::Status;
 use apiserver::{Call, SubresourceHandler};
 use async_trait::async_trait;
 use component::http::Body;
 use http::Response;
-use serde_json::json;
 
 use super::endpoints::random_endpoint;
 use super::nodes::proxied;

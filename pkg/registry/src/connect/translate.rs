@@ -207,7 +207,7 @@ async fn refusal(answer: Response<Incoming>) -> End {
         return End::Failed(Status::internal(why));
     };
     let body = body.to_bytes();
-    match serde_json::from_slice::<serde_json::Value>(&body) {
+    match serde_json::from_slice::<apimachinery::Value>(&body) {
         Ok(status) if status["kind"] == "Status" => End::Told(code, body),
         _ => {
             let why = String::from_utf8_lossy(&body);
@@ -412,7 +412,7 @@ impl Output<'_> {
             ));
         }
         let status = self.status.freeze();
-        let known = serde_json::from_slice::<serde_json::Value>(&status);
+        let known = serde_json::from_slice::<apimachinery::Value>(&status);
         match known {
             Ok(value) if matches!(value["status"].as_str(), Some("Success" | "Failure")) => {
                 End::Told(200, status)
@@ -466,9 +466,9 @@ pub(super) mod tests {
     use super::super::Trust;
     use super::super::spdy::tests::headers;
     use super::*;
+    use apimachinery::{Value, json};
     use flate2::Decompress;
     use futures::future::BoxFuture;
-    use serde_json::{Value, json};
     use tokio::net::TcpStream;
     use tokio_util::sync::CancellationToken;
 

@@ -3,6 +3,7 @@
 
 use admission::Operation;
 use apimachinery::Value;
+use apimachinery::json;
 use apimachinery::meta::{GroupResource, at, metadata_mut, name, str_at, uid};
 use apimachinery::status::{FieldError, Status};
 use apiserver::{Call, SubresourceHandler, WriteOptions};
@@ -10,7 +11,6 @@ use async_trait::async_trait;
 use component::http::Body;
 use http::Response;
 use jiff::Timestamp;
-use serde_json::json;
 
 use crate::names::{core, created};
 

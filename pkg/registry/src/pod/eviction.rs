@@ -3,6 +3,7 @@
 
 use admission::Operation;
 use apimachinery::Value;
+use apimachinery::json;
 use apimachinery::meta::{GroupResource, at, name, resource_version, str_at};
 use apimachinery::selectors::labels::LabelSelector;
 use apimachinery::status::{Cause, Status};
@@ -13,7 +14,6 @@ use async_trait::async_trait;
 use component::http::Body;
 use http::Response;
 use jiff::Timestamp;
-use serde_json::json;
 
 use crate::names::{core, created, internal, is_conflict, v1};
 
@@ -124,7 +124,7 @@ fn pay(pod: &str, budget: &Value, now: Timestamp) -> Result<Value, Status> {
         exhausted(&mut status, number(budget, &["metadata", "generation"]), &time);
     }
     let mut disrupted = disrupted.cloned().unwrap_or_default();
-    disrupted.insert(pod.to_owned(), json!(time));
+    disrupted.insert(pod.to_owned().into(), json!(time));
     status["disruptedPods"] = Value::Object(disrupted);
     Ok(status)
 }

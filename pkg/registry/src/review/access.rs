@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use admission::Operation;
 use apimachinery::Value;
+use apimachinery::json;
 use apimachinery::meta::{at, namespace, str_at};
 use apimachinery::status::{FieldError, Status};
 use apiserver::{Call, SubresourceHandler};
@@ -13,7 +14,6 @@ use auth::authz::Attributes;
 use auth::{Authorization, Authorizer, Decision, UserInfo};
 use component::http::Body;
 use http::{Response, StatusCode};
-use serde_json::json;
 
 /// Which of the three.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,13 +90,13 @@ fn problems(scope: Scope, review: &Value, place: &str) -> Vec<FieldError> {
 }
 
 fn texts(object: &Value, path: &[&str]) -> Vec<String> {
-    at(object, path).and_then(|v| serde_json::from_value(v.clone()).ok()).unwrap_or_default()
+    at(object, path).and_then(|v| apimachinery::from_value(v.clone()).ok()).unwrap_or_default()
 }
 
 /// The user a review is about.
 fn subject(review: &Value) -> UserInfo {
     let extra: BTreeMap<String, Vec<String>> = at(review, &["spec", "extra"])
-        .and_then(|v| serde_json::from_value(v.clone()).ok())
+        .and_then(|v| apimachinery::from_value(v.clone()).ok())
         .unwrap_or_default();
     UserInfo {
         name: str_at(review, &["spec", "user"]).to_owned(),

@@ -7,6 +7,7 @@ mod token;
 use std::sync::Arc;
 
 use admission::Operation;
+use apimachinery::json;
 use apimachinery::meta::str_at;
 use apimachinery::status::Status;
 use apiserver::{Call, SubresourceHandler};
@@ -14,7 +15,6 @@ use async_trait::async_trait;
 use auth::authz::RuleResolver;
 use component::http::Body;
 use http::{Response, StatusCode};
-use serde_json::json;
 
 pub(crate) use access::{AccessReview, Scope};
 pub(crate) use token::TokenReview;

@@ -2,6 +2,7 @@
 
 use admission::Operation;
 use apimachinery::Value;
+use apimachinery::json;
 use apimachinery::meta::{at, str_at};
 use apimachinery::status::Status;
 use apiserver::{Call, SubresourceHandler};
@@ -11,7 +12,6 @@ use auth::authn::union::with_authenticated_group;
 use auth::{AuthError, Authenticated};
 use component::http::Body;
 use http::{Response, StatusCode};
-use serde_json::json;
 
 /// Answers TokenReviews with the server's own authenticators.
 pub(crate) struct TokenReview {
@@ -53,7 +53,7 @@ impl SubresourceHandler for TokenReview {
         let dry_run = call.dry_run()?;
         call.admit(Operation::Create, &mut review, dry_run).await?;
         let audiences: Vec<String> = at(&review, &["spec", "audiences"])
-            .and_then(|list| serde_json::from_value(list.clone()).ok())
+            .and_then(|list| apimachinery::from_value(list.clone()).ok())
             .unwrap_or_default();
         let found = self.authentication.tokens.authenticate_token(&token, &audiences).await;
         review["status"] = status(found, &audiences);

@@ -6,10 +6,10 @@ use std::net::IpAddr;
 use apimachinery::Value;
 use apimachinery::meta::{GroupResource, GroupVersionResource, at, name, str_at};
 use apimachinery::status::Status;
+use apimachinery::{Value as Json, json};
 use apiserver::{DeleteRequest, ResourceStore, WriteOptions};
 use ipnet::IpNet;
 use rand::Rng;
-use serde_json::{Value as Json, json};
 
 use super::families::Family;
 use crate::names::{internal, is_conflict, is_not_found, v1};

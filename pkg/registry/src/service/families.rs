@@ -3,10 +3,10 @@
 
 use std::net::IpAddr;
 
+use apimachinery::json;
 use apimachinery::meta::{at, str_at};
 use apimachinery::status::FieldError;
 use apimachinery::{Map, Value};
-use serde_json::json;
 
 /// An address family, by the name the API has for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -87,7 +87,7 @@ fn spec(service: &mut Value) -> Option<&mut Map> {
 
 pub(super) fn set(service: &mut Value, field: &str, value: Value) {
     if let Some(spec) = spec(service) {
-        spec.insert(field.to_owned(), value);
+        spec.insert(field.to_owned().into(), value);
     }
 }
 

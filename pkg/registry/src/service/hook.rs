@@ -6,12 +6,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use apimachinery::Value;
+use apimachinery::json;
 use apimachinery::meta::{at, name, namespace, str_at};
 use apimachinery::status::{FieldError, Status};
 use apiserver::extension::Nothing;
 use apiserver::{ResourceStore, Write, WriteFinish, WriteHook};
 use async_trait::async_trait;
-use serde_json::json;
 
 use super::Services;
 use super::addresses::{AddressError, Addresses, Owner, release};

@@ -7,11 +7,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use apimachinery::Value;
+use apimachinery::json;
 use apimachinery::meta::{GroupVersionResource, at};
 use apimachinery::status::Status;
 use apiserver::{ResourceStore, WriteOptions};
 use ipnet::IpNet;
-use serde_json::json;
 use storage::{Op, RangeRequest, prefix_end};
 
 use super::ServiceConfig;
@@ -174,7 +174,7 @@ impl Endpoints<'_> {
             if let (Some(current), Some(wanted)) = (current.as_object_mut(), object.as_object()) {
                 for field in fields {
                     match wanted.get(*field) {
-                        Some(value) => current.insert((*field).to_owned(), value.clone()),
+                        Some(value) => current.insert((*field).to_owned().into(), value.clone()),
                         None => current.remove(*field),
                     };
                 }

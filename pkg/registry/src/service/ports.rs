@@ -9,11 +9,11 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use apimachinery::Value;
+use apimachinery::json;
 use apimachinery::meta::{at, str_at};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rand::Rng;
-use serde_json::json;
 use storage::{Compare, Op, Revision, Storage};
 
 /// Where the bitmap is kept.

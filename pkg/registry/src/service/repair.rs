@@ -5,12 +5,12 @@
 use std::collections::HashMap;
 
 use apimachinery::Value;
+use apimachinery::json;
 use apimachinery::meta::{name, namespace, str_at};
 use apimachinery::status::Status;
 use apiserver::{DeleteRequest, ResourceStore, WriteOptions};
 use ipnet::IpNet;
 use jiff::Timestamp;
-use serde_json::json;
 
 use super::addresses::{ALLOCATOR, Addresses, MANAGED_BY, Owner, is_parent, resource};
 use super::families::{cluster_ips, has_addresses};

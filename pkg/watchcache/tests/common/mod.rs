@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use apimachinery::{Value, json};
 use async_trait::async_trait;
 use futures::StreamExt as _;
 use parking_lot::Mutex;
-use serde_json::{Value, json};
 use storage::embedded::{Embedded, Options};
 use storage::objects::KeyLayout;
 use storage::{

@@ -238,8 +238,8 @@ impl Plugin for PodSecurity {
 mod tests {
     use super::*;
     use crate::testing::{Source, request};
+    use apimachinery::json;
     use auth::UserInfo;
-    use serde_json::json;
 
     fn plugin() -> PodSecurity {
         let namespace = |name: &str, level: &str| json!({"metadata": {"name": name, "labels": {"pod-security.kubernetes.io/enforce": level}}});

@@ -139,7 +139,7 @@ impl Policy {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::{Map, json};
+    use apimachinery::{Map, json};
 
     #[test]
     fn labels_make_policies() {
@@ -168,7 +168,7 @@ mod tests {
             ),
         ];
         for (labels, expected, problems) in cases {
-            let map: Map<String, Value> =
+            let map: Map =
                 labels.iter().map(|(k, v)| (format!("pod-security.kubernetes.io/{k}"), json!(v))).collect();
             let (policy, errors) = Policy::of(&json!({"metadata": {"labels": map}}));
             assert_eq!(

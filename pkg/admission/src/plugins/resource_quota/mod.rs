@@ -9,11 +9,11 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use apimachinery::Value;
+use apimachinery::json;
 use apimachinery::meta::{GroupResource, at, name, resource_version};
 use apimachinery::quantity::Quantity;
 use apimachinery::status::Status;
 use async_trait::async_trait;
-use serde_json::json;
 use tokio::sync::Mutex;
 
 use super::amounts::{Amounts, add, amounts, print};

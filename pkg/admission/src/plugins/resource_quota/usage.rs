@@ -285,7 +285,7 @@ fn named(requirement: &Value, class: &str) -> bool {
 pub(super) fn in_scopes(resource: &GroupResource, object: &Value, quota: &Value) -> bool {
     let plain = items(quota, &["spec", "scopes"])
         .iter()
-        .map(|scope| serde_json::json!({"scopeName": scope, "operator": "Exists"}));
+        .map(|scope| apimachinery::json!({"scopeName": scope, "operator": "Exists"}));
     let selected = items(quota, &["spec", "scopeSelector", "matchExpressions"]).iter().cloned();
     plain.chain(selected).all(|requirement| in_scope(resource, object, &requirement))
 }
@@ -294,7 +294,7 @@ pub(super) fn in_scopes(resource: &GroupResource, object: &Value, quota: &Value)
 mod tests {
     use super::super::super::amounts::print;
     use super::*;
-    use serde_json::json;
+    use apimachinery::json;
 
     fn resource(text: &str) -> GroupResource {
         let (plural, group) = text.split_once('.').unwrap_or((text, ""));

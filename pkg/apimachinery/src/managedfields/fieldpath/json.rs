@@ -6,7 +6,7 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
-use serde_json::Number;
+use crate::Number;
 
 use super::{PathElement, Set};
 use crate::{Map, Value};
@@ -60,7 +60,7 @@ impl Set {
         for entry in self.entries() {
             let mut key = String::new();
             entry.element.write_key(&mut key);
-            map.insert(key, Value::Object(entry.children.to_map(entry.member)));
+            map.insert(key.into(), Value::Object(entry.children.to_map(entry.member)));
         }
         map
     }

@@ -14,15 +14,15 @@ pub use json::FieldsError;
 pub(super) use json::json_escape;
 pub use set::{Entry, Set};
 
-use crate::Value;
 use crate::json::go_quote;
 use crate::patch::compare;
+use crate::{Key, Value};
 
 /// One step of a path.
 #[derive(Debug, Clone)]
 pub enum PathElement {
     /// A field of an object or an entry of a map: `f:NAME`.
-    Field(Arc<str>),
+    Field(Key),
     /// The item of a list that has these values in its key fields, sorted by name: `k:{...}`.
     Key(Arc<[(Arc<str>, Value)]>),
     /// The item of a set: `v:VALUE`.

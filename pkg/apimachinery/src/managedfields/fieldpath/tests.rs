@@ -1,6 +1,6 @@
 //! Sets, their algebra and their JSON form.
 
-use serde_json::json;
+use crate::json;
 
 use super::*;
 

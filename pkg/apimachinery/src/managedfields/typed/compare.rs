@@ -58,6 +58,7 @@ impl Typed<'_> {
         let mut leaf = false;
         match (old, new) {
             (None, None) => return Change::Kept,
+            (Some(old), Some(new)) if old.shares(new) => return Change::Kept,
             (Some(value), None) | (None, Some(value)) => {
                 self.differ_as(self.shape(ty, value), old, new, below);
             }

@@ -28,7 +28,7 @@ impl Typed<'_> {
                     let mut children = Set::new();
                     let member = self.collect(map.child(key), child, &mut children)
                         || child.is_null()
-                        || child.as_object().is_some_and(serde_json::Map::is_empty)
+                        || child.as_object().is_some_and(crate::Map::is_empty)
                         || !map.declares(key);
                     below.push(PathElement::field(key), member, children);
                 }

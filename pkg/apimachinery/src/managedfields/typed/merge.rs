@@ -31,7 +31,7 @@ impl Typed<'_> {
             }
             (Shape::List { item, identity }, Value::Array(old)) if !old.is_empty() => {
                 let new = items(config).unwrap_or_default();
-                *old = self.merge_lists(item, identity, std::mem::take(old), new);
+                *old = self.merge_lists(item, identity, std::mem::take(old), new).into();
             }
             (_, object) => object.clone_from(config),
         }

@@ -1,6 +1,6 @@
 //! The walkers one by one.
 
-use serde_json::json;
+use crate::json;
 
 use super::*;
 use crate::managedfields::fieldpath::Set;

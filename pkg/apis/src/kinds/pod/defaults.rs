@@ -214,7 +214,7 @@ fn default_pod_level_requests(spec: &mut Map) {
         let requests = container.get("resources").and_then(|r| r.get("requests")).and_then(Value::as_object);
         for (name, value) in requests.into_iter().flatten() {
             let parsed = value.as_str().and_then(|v| v.parse::<Quantity>().ok()).unwrap_or_default();
-            let sum = sums.entry(name.clone()).or_default();
+            let sum = sums.entry(name.clone().to_string()).or_default();
             *sum = if *sum == Quantity::default() { parsed } else { sum.checked_add(parsed).unwrap_or(*sum) };
         }
     }
@@ -239,7 +239,7 @@ fn default_pod_level_requests(spec: &mut Map) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use apimachinery::json;
 
     #[test]
     fn pull_policy_follows_the_tag() {

@@ -40,6 +40,7 @@ pub(super) const PODS: Rules = Rules {
     ],
     generation: true,
     default: defaults::default_pod,
+    defaults_depend_on: Some(&["spec"]),
     prepare_create: prepare::create,
     prepare_update: prepare::update,
     validate: |o| validation::pod(&At::root(o)),
@@ -70,7 +71,7 @@ fn grace(pod: &Value, requested: Option<i64>) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use apimachinery::json;
 
     #[test]
     fn grace_is_what_was_asked_for_or_the_pods_own() {

@@ -1,9 +1,9 @@
 //! What the server does to pods before they are kept. Source: `pkg/registry/core/pod/strategy.go`.
 
+use apimachinery::json;
 use apimachinery::meta::{at, str_at};
 use apimachinery::strategy::WriteContext;
 use apimachinery::{Map, Value};
-use serde_json::json;
 
 use super::qos;
 use crate::edit::{default_text, keep, map_at, maps_in, status};
@@ -55,8 +55,10 @@ fn merge_into_selector(term: &mut Map, labels: &Map) {
         }
     }
     if let Some(selector) = map_at(term, "labelSelector").filter(|_| !added.is_empty())
-        && let Some(list) =
-            selector.entry("matchExpressions").or_insert_with(|| Value::Array(Vec::new())).as_array_mut()
+        && let Some(list) = selector
+            .entry("matchExpressions")
+            .or_insert_with(|| Value::Array(Vec::new().into()))
+            .as_array_mut()
     {
         list.extend(added);
     }

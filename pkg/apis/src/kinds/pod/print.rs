@@ -203,7 +203,7 @@ fn readiness_gates(pod: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use apimachinery::json;
 
     fn cells(pod: &Value) -> (String, String, String) {
         let now = "2026-01-01T00:01:00Z".parse().expect("a time");

@@ -59,7 +59,7 @@ fn sum<'a>(total: &mut BTreeMap<&'a str, Quantity>, more: BTreeMap<&'a str, Quan
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use apimachinery::json;
 
     #[test]
     fn classes() {

@@ -160,7 +160,7 @@ fn difference(new: &Value, old: &Value) -> String {
     let empty = apimachinery::Map::new();
     let (new, old) = (new.as_object().unwrap_or(&empty), old.as_object().unwrap_or(&empty));
     let mut lines = Vec::new();
-    let mut names: Vec<&String> = new.keys().chain(old.keys()).collect();
+    let mut names: Vec<&apimachinery::Key> = new.keys().chain(old.keys()).collect();
     names.sort();
     names.dedup();
     for name in names {
@@ -265,8 +265,8 @@ fn resize(new: &At<'_>, old: &At<'_>) -> Errors {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use apimachinery::json;
     use apimachinery::strategy::WriteContext;
-    use serde_json::json;
 
     fn problems(subresource: &'static str, new: &Value, old: &Value) -> Vec<String> {
         let context =

@@ -225,7 +225,7 @@ fn scheduling_gates(errors: &mut Errors, gates: &At<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use apimachinery::json;
 
     /// Problems of a pod that is right but for what is merged into its spec.
     fn problems(patch: Value) -> Vec<String> {

@@ -90,7 +90,7 @@ fn of_container(warnings: &mut Vec<String>, container: &At<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use apimachinery::json;
 
     #[test]
     fn hidden_variables_and_fractions_warn() {

@@ -1,14 +1,14 @@
 //! `openapi.v2`.
 
+use apimachinery::Map;
 use apimachinery::Value;
-use serde_json::Map;
 
 use super::message::{Message, entries, flag, list};
 
 /// A path in `Paths`.
 pub(super) const PATH: u64 = 2;
 
-pub(super) fn document(out: &mut Message, head: &Map<String, Value>, paths: &Message, definitions: &Message) {
+pub(super) fn document(out: &mut Message, head: &Map, paths: &Message, definitions: &Message) {
     if let Some(swagger) = head.get("swagger").and_then(Value::as_str) {
         out.bytes(1, swagger.as_bytes());
     }

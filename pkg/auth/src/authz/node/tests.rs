@@ -1,7 +1,7 @@
 use super::*;
 use crate::object::testing::{Objects, reader};
 use crate::user::NODES_GROUP;
-use serde_json::json;
+use apimachinery::json;
 
 fn objects() -> Arc<Objects> {
     let pod = json!({"metadata": {"namespace": "ns", "name": "p"}, "spec": {

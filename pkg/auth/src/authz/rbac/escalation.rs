@@ -49,7 +49,7 @@ fn only_gc_fields(old: &Value, new: &Value) -> bool {
 }
 
 fn rules_of(object: &Value) -> Vec<PolicyRule> {
-    at(object, &["rules"]).and_then(|rules| serde_json::from_value(rules.clone()).ok()).unwrap_or_default()
+    at(object, &["rules"]).and_then(|rules| apimachinery::from_value(rules.clone()).ok()).unwrap_or_default()
 }
 
 fn aggregates(object: &Value) -> bool {
@@ -153,7 +153,7 @@ impl EscalationGuard {
 mod tests {
     use super::*;
     use crate::object::testing::{Objects, reader};
-    use serde_json::json;
+    use apimachinery::json;
 
     #[tokio::test]
     async fn grants_need_what_they_grant() {

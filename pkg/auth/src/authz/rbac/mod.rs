@@ -137,7 +137,7 @@ impl RuleResolver for RbacAuthorizer {
 mod tests {
     use super::*;
     use crate::object::testing::{Objects, reader};
-    use serde_json::{Value, json};
+    use apimachinery::{Value, json};
 
     fn objects() -> Arc<Objects> {
         let group = "rbac.authorization.k8s.io";

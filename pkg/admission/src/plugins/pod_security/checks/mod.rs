@@ -215,7 +215,7 @@ fn seccomp_profiles<'a>(pod: &Pod<'a>) -> Result<Vec<&'a str>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use apimachinery::json;
 
     fn told(level: Level, minor: u32, spec: Value) -> Vec<String> {
         violations(level, minor, &json!({}), &spec)

@@ -1,0 +1,175 @@
+//! Keys of maps.
+
+use std::borrow::{Borrow, Cow};
+use std::cell::RefCell;
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+
+/// Names kept by each thread for keys to share.
+const KNOWN_NAMES: usize = 2048;
+/// Longest name that is kept; longer ones are hardly names of fields.
+const MAX_KNOWN: usize = 64;
+
+thread_local! {
+    static KNOWN: RefCell<Vec<Option<Arc<str>>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A key of a [`crate::Map`]. Copies share their text, and so do keys made of the same text by one thread as long as it
+/// remembers it (a bounded number of names, the latest of those that hash alike).
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(Arc<str>);
+
+impl Key {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+fn known(text: &str) -> Arc<str> {
+    if text.len() > MAX_KNOWN {
+        return text.into();
+    }
+    // FNV-1a over the bytes; names are short
+    let hash = text
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3));
+    let slot = ((hash >> 32) ^ hash) as usize % KNOWN_NAMES;
+    KNOWN.with(|known| {
+        // a key that is made while another one is dropped makes its own text
+        let Ok(mut known) = known.try_borrow_mut() else { return text.into() };
+        if known.is_empty() {
+            known.resize(KNOWN_NAMES, None);
+        }
+        match &known[slot] {
+            Some(name) if **name == *text => Arc::clone(name),
+            _ => {
+                let name: Arc<str> = text.into();
+                known[slot] = Some(Arc::clone(&name));
+                name
+            }
+        }
+    })
+}
+
+impl Deref for Key {
+    type Target = str;
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl AsRef<str> for Key {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Borrow<str> for Key {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&*self.0, f)
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.0, f)
+    }
+}
+
+impl From<&str> for Key {
+    fn from(text: &str) -> Self {
+        Self(known(text))
+    }
+}
+
+impl From<String> for Key {
+    fn from(text: String) -> Self {
+        Self(known(&text))
+    }
+}
+
+impl From<&String> for Key {
+    fn from(text: &String) -> Self {
+        Self(known(text))
+    }
+}
+
+impl From<Cow<'_, str>> for Key {
+    fn from(text: Cow<'_, str>) -> Self {
+        Self(known(&text))
+    }
+}
+
+impl From<&Key> for Key {
+    fn from(key: &Key) -> Self {
+        key.clone()
+    }
+}
+
+impl From<Key> for String {
+    fn from(key: Key) -> Self {
+        key.0.as_ref().to_owned()
+    }
+}
+
+impl From<&Key> for String {
+    fn from(key: &Key) -> Self {
+        key.0.as_ref().to_owned()
+    }
+}
+
+impl From<Key> for Arc<str> {
+    fn from(key: Key) -> Self {
+        key.0
+    }
+}
+
+impl From<Arc<str>> for Key {
+    fn from(text: Arc<str>) -> Self {
+        Self(text)
+    }
+}
+
+impl PartialEq<str> for Key {
+    fn eq(&self, other: &str) -> bool {
+        *self.0 == *other
+    }
+}
+
+impl PartialEq<&str> for Key {
+    fn eq(&self, other: &&str) -> bool {
+        *self.0 == **other
+    }
+}
+
+impl PartialEq<String> for Key {
+    fn eq(&self, other: &String) -> bool {
+        *self.0 == **other
+    }
+}
+
+impl PartialEq<Key> for str {
+    fn eq(&self, other: &Key) -> bool {
+        *self == *other.0
+    }
+}
+
+impl PartialEq<Key> for &str {
+    fn eq(&self, other: &Key) -> bool {
+        **self == *other.0
+    }
+}
+
+impl PartialEq<Key> for String {
+    fn eq(&self, other: &Key) -> bool {
+        **self == *other.0
+    }
+}
