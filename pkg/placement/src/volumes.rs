@@ -101,7 +101,7 @@ pub fn fits(volume: &Volume, claim: &Claim) -> bool {
     let modes = has.access_modes.as_deref().unwrap_or(&[]);
     let selected = || {
         let Some(wanted) = &wants.selector else { return true };
-        serde_json::to_value(wanted)
+        apimachinery::to_value(wanted)
             .ok()
             .and_then(|value| LabelSelector::from_value(Some(&value)).ok())
             .is_some_and(|selector| selector.matches(&volume.metadata.labels.as_ref()))

@@ -115,7 +115,7 @@ pub struct SpreadConstraint {
 pub fn selector(api: Option<&ApiSelector>) -> LabelSelector {
     let nothing = || LabelSelector::from_value(None).unwrap_or_else(|_| LabelSelector::new(Vec::new()));
     let Some(api) = api else { return nothing() };
-    serde_json::to_value(api)
+    apimachinery::to_value(api)
         .ok()
         .and_then(|value| LabelSelector::from_value(Some(&value)).ok())
         .unwrap_or_else(nothing)

@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::json;
 use jiff::Timestamp;
 
-use super::fieldpath::{FieldsError, Set};
+use super::fieldpath::{FieldsError, Recorded, Set};
 use crate::json::go_quote;
 use crate::{Map, Value};
 
@@ -61,23 +60,81 @@ impl ManagerId {
 /// What a manager owns.
 #[derive(Debug, Clone)]
 pub(super) struct Owned<'v> {
-    pub(super) set: Set,
+    pub(super) fields: Fields<'v>,
     pub(super) api_version: String,
     pub(super) time: Option<String>,
-    /// The FieldsV1 `set` was read from, as long as it is unchanged: saves writing it again.
-    recorded: Option<&'v Value>,
+}
+
+/// A set of fields, as it was recorded until it changes.
+#[derive(Debug, Clone)]
+pub(super) enum Fields<'v> {
+    Recorded(Recorded<'v>),
+    Changed(Set),
+}
+
+impl Fields<'_> {
+    pub(super) fn is_empty(&self) -> bool {
+        match self {
+            Self::Recorded(recorded) => recorded.is_empty(),
+            Self::Changed(set) => set.is_empty(),
+        }
+    }
+
+    /// Some of these fields are in a set.
+    pub(super) fn meets(&self, set: &Set) -> bool {
+        match self {
+            Self::Recorded(recorded) => recorded.meets(set),
+            Self::Changed(own) => !own.intersection(set).is_empty(),
+        }
+    }
+
+    /// All of a set are among these fields.
+    pub(super) fn covers(&self, set: &Set) -> bool {
+        match self {
+            Self::Recorded(recorded) => recorded.covers(set),
+            Self::Changed(own) => set.is_subset(own),
+        }
+    }
+
+    /// The fields as a set.
+    pub(super) fn to_set(&self) -> Set {
+        match self {
+            Self::Recorded(recorded) => recorded.to_set(),
+            Self::Changed(set) => set.clone(),
+        }
+    }
+
+    /// The fields as a set that may be changed.
+    pub(super) fn set_mut(&mut self) -> &mut Set {
+        if let Self::Recorded(recorded) = self {
+            *self = Self::Changed(recorded.to_set());
+        }
+        match self {
+            Self::Changed(set) => set,
+            Self::Recorded(_) => unreachable!("it was made a set just now"),
+        }
+    }
+
+    /// Takes a set out.
+    pub(super) fn subtract(&mut self, set: &Set) {
+        if self.meets(set) {
+            let own = self.set_mut();
+            *own = std::mem::take(own).difference(set);
+        }
+    }
+
+    /// Adds a set.
+    pub(super) fn add(&mut self, set: Set) {
+        if !self.covers(&set) {
+            let own = self.set_mut();
+            *own = set.union(std::mem::take(own));
+        }
+    }
 }
 
 impl Owned<'_> {
     pub(super) fn new(set: Set, api_version: &str, time: Option<String>) -> Self {
-        Self { set, api_version: api_version.to_owned(), time, recorded: None }
-    }
-
-    /// Changes the set. `change` answers whether it did.
-    pub(super) fn change(&mut self, change: impl FnOnce(&mut Set) -> bool) {
-        if change(&mut self.set) {
-            self.recorded = None;
-        }
+        Self { fields: Fields::Changed(set), api_version: api_version.to_owned(), time }
     }
 
     /// Seconds of the time, 0 without one.
@@ -128,16 +185,17 @@ pub(super) fn decode(managed_fields: Option<&Value>) -> Result<Managers<'_>, Ent
             "" => return Err(EntriesError::NoFieldsType(index)),
             other => return Err(EntriesError::FieldsType(index, other.to_owned())),
         }
-        let recorded = entry.get("fieldsV1");
         let id = ManagerId {
             manager: text("manager").to_owned(),
             ..ManagerId::new("", operation, api_version, text("subresource"))
         };
         let owned = Owned {
-            set: recorded.map_or(Ok(Set::new()), Set::from_fields_v1)?,
+            fields: match entry.get("fieldsV1") {
+                Some(fields) => Fields::Recorded(Recorded::new(fields)?),
+                None => Fields::Changed(Set::new()),
+            },
             api_version: api_version.to_owned(),
             time: entry.get("time").and_then(Value::as_str).map(str::to_owned),
-            recorded,
         };
         managers.insert(id, owned);
     }
@@ -158,12 +216,15 @@ pub(super) fn encode(managers: Managers<'_>) -> Option<Value> {
 }
 
 fn encode_entry(id: ManagerId, owned: Owned<'_>) -> Value {
-    let fields = owned.recorded.map_or_else(|| owned.set.to_fields_v1(), Value::clone);
+    let fields = match owned.fields {
+        Fields::Recorded(recorded) => recorded.tree().clone(),
+        Fields::Changed(set) => set.to_fields_v1(),
+    };
     let mut entry = Map::from_iter([
-        ("apiVersion".to_owned(), Value::from(owned.api_version)),
-        ("fieldsType".to_owned(), json!("FieldsV1")),
-        ("fieldsV1".to_owned(), fields),
-        ("operation".to_owned(), json!(id.operation.as_str())),
+        ("apiVersion", Value::from(owned.api_version)),
+        ("fieldsType", "FieldsV1".into()),
+        ("fieldsV1", fields),
+        ("operation", id.operation.as_str().into()),
     ]);
     for (key, text) in
         [("manager", id.manager), ("subresource", id.subresource), ("time", owned.time.unwrap_or_default())]

@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use super::entries::{ManagerId, Managers, Operation, Owned};
+use super::entries::{Fields, ManagerId, Managers, Operation, Owned};
 use super::fieldpath::Set;
 use super::manager::{Write, without_managed_fields};
 use super::typed::{Diff, Type, Typed};
@@ -78,7 +78,10 @@ impl<'o> At<'o> {
 pub(super) fn reconcile(write: &Write<'_>, managers: &mut Managers<'_>) {
     managers.retain(|_, owned| {
         let Some(version) = write.version(&owned.api_version) else { return false };
-        owned.change(|set| version.typed.reconcile(version.root, set));
+        match &mut owned.fields {
+            Fields::Recorded(recorded) if version.typed.is_reconciled(version.root, recorded.tree()) => {}
+            fields => version.typed.reconcile(version.root, fields.set_mut()),
+        }
         true
     });
 }
@@ -93,15 +96,25 @@ pub(super) fn record_update(
     id: ManagerId,
 ) -> Result<(), Status> {
     reconcile(write, managers);
-    let diff = match take_over(write, old, new, managers, None, true) {
+    let diff = match take_over(write, old, new, managers, Some(&id), true) {
         Ok(diff) => diff,
         Err(Refusal::Failed(status)) => return Err(status),
         Err(Refusal::Conflicts(_)) => return Err(Status::internal("a forced write has no conflicts")),
     };
-    let set = write.reset_fields.keep(strip(diff.modified.union(diff.added)));
-    if !set.is_empty() {
-        let previous = managers.remove(&id).map(|owned| owned.set).unwrap_or_default();
-        managers.insert(id, Owned::new(set.union(previous), write.api_version, Some(write.time())));
+    let changed = diff.modified.union(diff.added);
+    let set = write.reset_fields.keep(strip(changed.clone()));
+    if let Some(own) = managers.get_mut(&id) {
+        own.fields.subtract(&diff.removed);
+        own.fields.subtract(&changed.difference(&set));
+        if !set.is_empty() {
+            own.fields.add(set);
+            own.time = Some(write.time());
+        }
+        if own.fields.is_empty() {
+            managers.remove(&id);
+        }
+    } else if !set.is_empty() {
+        managers.insert(id, Owned::new(set, write.api_version, Some(write.time())));
     }
     cap_updaters(managers);
     Ok(())
@@ -141,12 +154,14 @@ fn take_over(
         let conflicts: BTreeMap<ManagerId, Set> = managers
             .iter()
             .filter(|(id, _)| Some(*id) != skip)
-            .map(|(id, owned)| {
+            .filter_map(|(id, owned)| {
                 let diff = diff_at(&owned.api_version);
-                let set = owned.set.intersection(&diff.modified).union(owned.set.intersection(&diff.added));
-                (id.clone(), set)
+                if !owned.fields.meets(&diff.modified) && !owned.fields.meets(&diff.added) {
+                    return None;
+                }
+                let set = owned.fields.to_set();
+                Some((id.clone(), set.intersection(&diff.modified).union(set.intersection(&diff.added))))
             })
-            .filter(|(_, set)| !set.is_empty())
             .collect();
         if !conflicts.is_empty() {
             return Err(Refusal::Conflicts(conflicts));
@@ -155,14 +170,11 @@ fn take_over(
     managers.retain(|id, owned| {
         if Some(id) != skip {
             let diff = diff_at(&owned.api_version);
-            owned.change(|set| {
-                let before = set.len();
-                let lost = [&diff.modified, &diff.added, &diff.removed];
-                *set = lost.into_iter().fold(std::mem::take(set), Set::difference);
-                set.len() != before
-            });
+            for lost in [&diff.modified, &diff.added, &diff.removed] {
+                owned.fields.subtract(lost);
+            }
         }
-        !owned.set.is_empty()
+        Some(id) == skip || !owned.fields.is_empty()
     });
     Ok(diff)
 }
@@ -201,11 +213,12 @@ pub(super) fn record_apply(
 
     let changed = !same_but_managed_fields(live, &merged);
     if let Some(owned) = managers.get_mut(&id) {
-        owned.set = strip(std::mem::take(&mut owned.set));
+        let set = owned.fields.set_mut();
+        *set = strip(std::mem::take(set));
         if changed {
             owned.time = Some(write.time());
         }
-        if owned.set.is_empty() {
+        if owned.fields.is_empty() {
             managers.remove(&id);
         }
     }
@@ -221,16 +234,17 @@ fn prune(
     last: &Owned<'_>,
 ) -> Result<Value, Status> {
     let Some(version) = write.version(&last.api_version) else { return Ok(merged) };
+    let last_set = last.fields.to_set();
     // Of what the applier still has nothing can go: the usual case, told without walking the object.
     let unchanged = managers
         .get(id)
-        .is_some_and(|now| now.api_version == last.api_version && last.set.is_subset(&now.set));
-    if last.set.is_empty() || unchanged {
+        .is_some_and(|now| now.api_version == last.api_version && now.fields.covers(&last_set));
+    if last_set.is_empty() || unchanged {
         return Ok(merged);
     }
     let Version { typed, root } = version;
     let merged = At::new(Cow::Owned(merged), write.api_version).convert(write, &last.api_version)?;
-    let had = typed.with_named_fields(root, last.set.clone());
+    let had = typed.with_named_fields(root, last_set);
     let mut pruned = merged.object.clone().into_owned();
     typed.remove(root, &mut pruned, &had);
     let pruned = At::new(Cow::Owned(pruned), &last.api_version);
@@ -258,7 +272,7 @@ fn keep_owned<'o>(
     let mut owned_at: BTreeMap<&str, Set> = BTreeMap::new();
     for owned in managers.values() {
         let set = owned_at.entry(&owned.api_version).or_default();
-        *set = std::mem::take(set).union(owned.set.clone());
+        *set = std::mem::take(set).union(owned.fields.to_set());
     }
     let ours = owned_at.remove(first).map(|set| (first, set));
     let mut merged = merged.clone();
@@ -336,7 +350,7 @@ fn cap_updaters(managers: &mut Managers<'_>) {
         };
         let Some(merging) = managers.remove(&id) else { continue };
         let into = managers.remove(&bucket).or_else(|| managers.remove(first));
-        let set = merging.set.union(into.map(|owned| owned.set).unwrap_or_default());
+        let set = merging.fields.to_set().union(into.map(|owned| owned.fields.to_set()).unwrap_or_default());
         // the newer of the two times stands for both
         managers.insert(bucket, Owned::new(set, &version, merging.time));
         left -= 1;

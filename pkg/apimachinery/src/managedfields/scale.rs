@@ -39,7 +39,7 @@ pub fn to_scale(resource: Option<&Value>, paths: &[ReplicasPath]) -> Option<Valu
     let managers = entries::decode(resource).ok()?;
     let scale: Managers<'_> = managers
         .into_iter()
-        .filter(|(_, owned)| path_at(paths, &owned.api_version).is_some_and(|path| owned.set.has(&path)))
+        .filter(|(_, owned)| path_at(paths, &owned.api_version).is_some_and(|path| owned.fields.covers(&set_of(&path))))
         .map(|(mut id, owned)| {
             if id.operation == Operation::Update {
                 SCALE.clone_into(&mut id.api_version);
@@ -62,17 +62,14 @@ pub fn to_resource(
     let mut scale = entries::decode(scale).unwrap_or_default();
     for (id, mut owned) in entries::decode(resource).unwrap_or_default() {
         let Some(path) = path_at(paths, &owned.api_version) else { continue };
-        if owned.set.has(&path) {
+        if owned.fields.covers(&set_of(&path)) {
             let mut in_scale = id.clone();
             if id.operation == Operation::Update {
                 SCALE.clone_into(&mut in_scale.api_version);
             }
             if scale.remove(&in_scale).is_none() {
-                owned.change(|set| {
-                    *set = std::mem::take(set).difference(&set_of(&path));
-                    true
-                });
-                if owned.set.is_empty() {
+                owned.fields.subtract(&set_of(&path));
+                if owned.fields.is_empty() {
                     continue;
                 }
             }
@@ -81,7 +78,7 @@ pub fn to_resource(
     }
     let Some(path) = path_at(paths, api_version) else { return entries::encode(result) };
     for (mut id, owned) in scale {
-        if !owned.set.has(&scale_path()) {
+        if !owned.fields.covers(&set_of(&scale_path())) {
             continue;
         }
         if id.operation == Operation::Update {

@@ -139,7 +139,7 @@ impl PathElement {
     }
 
     /// Writes the key form.
-    fn write_key(&self, out: &mut String) {
+    pub(super) fn write_key(&self, out: &mut String) {
         match self {
             Self::Field(name) => {
                 out.push_str("f:");

@@ -4,6 +4,7 @@
 //! a member. Both are immutable where it matters and cheap to clone: names and keys are shared.
 
 mod json;
+mod recorded;
 mod set;
 
 use std::cmp::Ordering;
@@ -12,6 +13,8 @@ use std::sync::Arc;
 
 pub use json::FieldsError;
 pub(super) use json::json_escape;
+pub use recorded::Recorded;
+pub(super) use recorded::has_elements;
 pub use set::{Entry, Set};
 
 use crate::json::go_quote;

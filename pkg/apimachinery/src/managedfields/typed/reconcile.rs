@@ -2,14 +2,36 @@
 
 use super::{Shape, Type, Typed};
 use crate::Value;
-use crate::managedfields::fieldpath::{PathElement, Set};
+use crate::managedfields::fieldpath::{PathElement, Set, has_elements};
 
 impl Typed<'_> {
-    /// Who owned parts of what is atomic by now owns the whole of it. True when anything changed. The other way round
-    /// nothing has to be done.
-    pub(in crate::managedfields) fn reconcile(self, ty: Type, set: &mut Set) -> bool {
+    /// [`Typed::reconcile`] would change nothing of what FieldsV1 says.
+    pub(in crate::managedfields) fn is_reconciled(self, ty: Type, fields: &Value) -> bool {
+        let Type::Node(_) = ty else { return true };
+        let shape = self.shape(ty, &Value::Null);
+        fields.as_object().into_iter().flatten().all(|(key, below)| {
+            if key == "." || !below.as_object().is_some_and(has_elements) {
+                return true;
+            }
+            let child = match (&shape, key.strip_prefix("f:")) {
+                (Shape::Map(map), Some(name)) => map.known(name),
+                (Shape::Map(map), None) => map.rest,
+                (Shape::List { item, .. }, _) => Some(*item),
+                (Shape::Leaf(_), _) => None,
+            };
+            let Some(child @ Type::Node(_)) = child else { return true };
+            match self.shape(child, &Value::Null) {
+                Shape::Leaf(_) => true,
+                shape if shape.is_leaf() && !self.is_free_form(child) => false,
+                _ => self.is_reconciled(child, below),
+            }
+        })
+    }
+
+    /// Who owned parts of what is atomic by now owns the whole of it. The other way round nothing has to be done.
+    pub(in crate::managedfields) fn reconcile(self, ty: Type, set: &mut Set) {
         // free-form types know no atomic parts worth following
-        let Type::Node(_) = ty else { return false };
+        let Type::Node(_) = ty else { return };
         let shape = self.shape(ty, &Value::Null);
         let child_type = |element: &PathElement| match (&shape, element) {
             (Shape::Map(map), PathElement::Field(name)) => map.known(name),
@@ -17,7 +39,6 @@ impl Typed<'_> {
             (Shape::List { item, .. }, _) => Some(*item),
             (Shape::Leaf(_), _) => None,
         };
-        let mut changed = false;
         set.modify(|element, member, children| {
             if children.is_empty() {
                 return;
@@ -28,12 +49,10 @@ impl Typed<'_> {
                 shape if shape.is_leaf() && !self.is_free_form(child) => {
                     *member = true;
                     *children = Set::new();
-                    changed = true;
                 }
-                _ => changed |= self.reconcile(child, children),
+                _ => self.reconcile(child, children),
             }
         });
-        changed
     }
 
     fn is_free_form(self, ty: Type) -> bool {

@@ -1,0 +1,164 @@
+//! FieldsV1 as it was recorded, asked without making a [`Set`] of it.
+//!
+//! Most writes change nothing of what most managers own. Questions walk down the tree only where the set they ask about
+//! goes.
+
+use serde::de::IgnoredAny;
+
+use super::{FieldsError, PathElement, Set};
+use crate::{Map, Value};
+
+/// A FieldsV1 tree that can be read.
+#[derive(Debug, Clone, Copy)]
+pub struct Recorded<'v>(&'v Value);
+
+impl<'v> Recorded<'v> {
+    /// Looks through a tree once.
+    ///
+    /// # Errors
+    /// As [`Set::from_fields_v1`].
+    pub fn new(fields: &'v Value) -> Result<Self, FieldsError> {
+        check(fields)?;
+        Ok(Self(fields))
+    }
+
+    /// The tree.
+    pub fn tree(self) -> &'v Value {
+        self.0
+    }
+
+    /// The set it says.
+    pub fn to_set(self) -> Set {
+        // it was found readable
+        Set::from_fields_v1(self.0).unwrap_or_default()
+    }
+
+    /// There are no members.
+    pub fn is_empty(self) -> bool {
+        !self.0.as_object().is_some_and(has_elements)
+    }
+
+    /// Some member is one of a set.
+    pub fn meets(self, set: &Set) -> bool {
+        any(set, self.0, false, &|wanted, here| wanted && here)
+    }
+
+    /// Every member of a set is one.
+    pub fn covers(self, set: &Set) -> bool {
+        !any(set, self.0, true, &|wanted, here| wanted && !here)
+    }
+}
+
+/// Whether `found` holds somewhere in a set: it is told of each entry whether it is a member there and in the tree. What
+/// the tree lacks is told of with `lacking` only.
+fn any(set: &Set, fields: &Value, lacking: bool, found: &impl Fn(bool, bool) -> bool) -> bool {
+    let mut key = String::new();
+    set.entries().iter().any(|entry| {
+        match fields.as_object().and_then(|map| find(map, &entry.element, &mut key)) {
+            Some(below) => {
+                found(entry.member, is_member(below)) || any(&entry.children, below, lacking, found)
+            }
+            None if lacking => {
+                found(entry.member, false) || any(&entry.children, &Value::Null, lacking, found)
+            }
+            None => false,
+        }
+    })
+}
+
+/// There is something besides `.`, of a type that is known.
+pub(in crate::managedfields) fn has_elements(map: &Map) -> bool {
+    map.keys().any(|key| matches!(key.as_bytes(), [b'f' | b'k' | b'v' | b'i', b':', ..]))
+}
+
+/// What is below a key says that the key itself is a member: `.`, or nothing else.
+fn is_member(below: &Value) -> bool {
+    below.as_object().is_none_or(|map| map.contains_key(".") || !has_elements(map))
+}
+
+/// What is below an element. Keys of list items are compared by what they say, as others may have written them in other
+/// words; most often the words are ours.
+fn find<'m>(map: &'m Map, element: &PathElement, key: &mut String) -> Option<&'m Value> {
+    if map.is_empty() {
+        return None;
+    }
+    key.clear();
+    element.write_key(key);
+    map.get(key).or_else(|| match element {
+        PathElement::Field(_) => None,
+        _ => map
+            .iter()
+            .filter(|(other, _)| other.as_bytes().first() == key.as_bytes().first())
+            .find(|(other, _)| PathElement::from_key(other).ok().flatten().as_ref() == Some(element))
+            .map(|(_, below)| below),
+    })
+}
+
+/// Fails as making a set would.
+fn check(fields: &Value) -> Result<(), FieldsError> {
+    let map = match fields {
+        Value::Object(map) => map,
+        Value::Null => return Ok(()),
+        other => return Set::from_fields_v1(other).map(drop),
+    };
+    map.iter().try_for_each(|(key, below)| {
+        let is_json = |text: &str| serde_json::from_str::<IgnoredAny>(text).is_ok();
+        let readable = match key.as_bytes() {
+            [b'.'] | [b'f', b':', ..] => true,
+            [b'v', b':', ..] => is_json(&key[2..]),
+            [b'k', b':', b'{', ..] => is_json(&key[2..]),
+            _ => false,
+        };
+        if !readable {
+            PathElement::from_key(key)?;
+        }
+        if key == "." { Ok(()) } else { check(below) }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::json;
+
+    #[test]
+    fn trees_answer_as_sets_do() {
+        let trees = [
+            json!({}),
+            json!({"f:a": {}}),
+            json!({"f:a": {"f:b": {}}}),
+            json!({"f:a": {".": {}, "f:b": {}}}),
+            json!({"f:a": {"f:b": null}, "f:c": {}}),
+            json!({"f:l": {"k:{\"name\":\"x\"}": {".": {}, "f:v": {}}}}),
+            json!({"f:l": {"k:{ \"name\" : \"x\" }": {"f:v": {}}, "k:{\"name\":\"y\"}": {}}}),
+            json!({"f:l": {"v:1": {}, "i:0": {}}}),
+            json!({"f:l": {"v:1.0": {"x:unknown": {}}}, "x:unknown": {}}),
+            json!({"x:unknown": {}}),
+        ];
+        for a in &trees {
+            let recorded = Recorded::new(a).unwrap();
+            assert_eq!(recorded.is_empty(), recorded.to_set().is_empty(), "{a}");
+            for b in &trees {
+                let (set, other) = (recorded.to_set(), Set::from_fields_v1(b).unwrap());
+                assert_eq!(recorded.meets(&other), !set.intersection(&other).is_empty(), "{a} and {b}");
+                assert_eq!(recorded.covers(&other), other.is_subset(&set), "{b} within {a}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_makes_no_set_is_refused() {
+        for broken in [
+            json!([]),
+            json!({"a": {}}),
+            json!({"f:a": "x"}),
+            json!({"f:a": {"v:": {}}}),
+            json!({"f:a": {"k:[]": {}}}),
+            json!({"k:{": {}}),
+            json!({"i:x": {}}),
+        ] {
+            assert_eq!(Recorded::new(&broken).err(), Set::from_fields_v1(&broken).err(), "{broken}");
+            assert!(Recorded::new(&broken).is_err(), "{broken}");
+        }
+    }
+}
