@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use crate::Value;
 use crate::meta::at;
 use crate::status::FieldError;
+use crate::table::{self, Part};
 
 /// What a strategy may know of the request.
 #[derive(Debug, Clone)]
@@ -132,6 +133,11 @@ pub trait Strategy: Send + Sync {
     /// The default prints name and age.
     fn table_row(&self, object: &Value, now: Timestamp) -> Vec<Value> {
         vec![Value::from(crate::meta::name(object)), crate::table::age(object, now)]
+    }
+
+    /// The part of an object that [`Strategy::table_row`] looks at.
+    fn table_part(&self) -> &'static Part {
+        &table::NAME_AND_AGE
     }
 
     /// Whether a new and an old spec (everything but metadata and status) differ, for the generation.

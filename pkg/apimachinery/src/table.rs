@@ -7,6 +7,21 @@ use jiff::Timestamp;
 use crate::Value;
 use crate::meta::str_at;
 
+/// The part of an object that is asked for, such as what its cells are made of.
+#[derive(Debug, Clone, Copy)]
+pub enum Part {
+    /// All of a value.
+    Whole,
+    /// These members of an object, of each this part; of a list, this of each item. Values of other types are whole.
+    Members(&'static [(&'static str, Part)]),
+}
+
+/// What names and ages are made of.
+pub const NAME_AND_AGE: Part = Part::Members(&[(
+    "metadata",
+    Part::Members(&[("name", Part::Whole), ("creationTimestamp", Part::Whole)]),
+)]);
+
 /// The age of an object as `kubectl get` prints it, `<unknown>` without a creation time.
 pub fn age(object: &Value, now: Timestamp) -> Value {
     since(str_at(object, &["metadata", "creationTimestamp"]), now).into()

@@ -12,6 +12,7 @@
 mod back;
 mod cache;
 mod error;
+mod extract;
 mod object;
 mod pruned;
 mod pump;

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use apimachinery::Value;
+use apimachinery::table::Part;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::Deserialize;
 use storage::objects::KeyLayout;
 use storage::{KeyValue, Revision};
 
-use crate::pruned;
 use crate::scan::{self, Splice};
+use crate::{extract, pruned};
 
 /// Turns stored bytes into what the cache keeps.
 pub trait Codec: Send + Sync + 'static {
@@ -346,15 +347,10 @@ impl StoredObject {
         Ok(tree)
     }
 
-    /// The decoded tree with its resourceVersion, without managed fields: what they are is often half of the work, and
-    /// whoever shows an object to people has no use for them.
-    pub fn to_value_without_managed_fields(&self) -> Result<Value, DecodeError> {
+    /// A part of the decoded tree, without its resourceVersion.
+    pub fn part(&self, wanted: &Part) -> Result<Value, DecodeError> {
         // the quick decoder stops at 128 levels
-        let mut tree = pruned::without_managed_fields(&self.body.json).or_else(|_| parse(&self.body.json))?;
-        if let Some(metadata) = apimachinery::meta::metadata_mut(&mut tree) {
-            metadata.insert("resourceVersion".into(), Value::from(self.revision.to_string()));
-        }
-        Ok(tree)
+        extract::part(&self.body.json, wanted).or_else(|_| parse(&self.body.json))
     }
 
     /// Another encoding of the object, made on first use and kept while it is used and the cache's budget allows.
@@ -522,9 +518,6 @@ mod tests {
             "spec": {"nodeName": "n", "on": true, "none": null, "texts": ["a"],
                      "list": [{"ip": "1", "n": 1.5, "deep": null, "more": null}]}});
         assert_eq!(pruned::selectable(json).unwrap(), expected);
-        let mut whole: Value = serde_json::from_slice(json).unwrap();
-        whole["metadata"].as_object_mut().unwrap().remove("managedFields");
-        assert_eq!(pruned::without_managed_fields(json).unwrap(), whole);
     }
 
     #[test]

@@ -2,26 +2,16 @@
 
 use std::fmt;
 
-use apimachinery::{Map, Value};
+use apimachinery::{Key, Map, Value};
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 /// Members of `metadata` that no selectable field is made of.
 const UNSELECTABLE: [&str; 2] = ["annotations", "managedFields"];
-const MANAGED_FIELDS: [&str; 1] = ["managedFields"];
 
 /// What selectable fields can be made of.
 pub(crate) fn selectable(json: &[u8]) -> serde_json::Result<Value> {
-    decode(json, Part { place: Place::Top, left_out: &UNSELECTABLE, lists: Lists::FirstItem })
-}
-
-/// Everything but managed fields.
-pub(crate) fn without_managed_fields(json: &[u8]) -> serde_json::Result<Value> {
-    decode(json, Part { place: Place::Top, left_out: &MANAGED_FIELDS, lists: Lists::Whole })
-}
-
-fn decode(json: &[u8], part: Part) -> serde_json::Result<Value> {
     let mut deserializer = serde_json::Deserializer::from_slice(json);
-    let tree = part.deserialize(&mut deserializer)?;
+    let tree = Place::Top.deserialize(&mut deserializer)?;
     deserializer.end()?;
     Ok(tree)
 }
@@ -38,76 +28,54 @@ enum Place {
     Scalar,
 }
 
-#[derive(Clone, Copy, PartialEq)]
-enum Lists {
-    Whole,
-    /// The first item, and of that the scalars.
-    FirstItem,
-}
-
-/// A value at a place, and what of it is wanted.
-#[derive(Clone, Copy)]
-struct Part {
-    place: Place,
-    /// Members of `metadata` that are left out.
-    left_out: &'static [&'static str],
-    lists: Lists,
-}
-
-impl<'de> DeserializeSeed<'de> for Part {
+impl<'de> DeserializeSeed<'de> for Place {
     type Value = Value;
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        match self.place {
+        match self {
             // anything else is no object of ours
-            Place::Top | Place::Metadata => deserializer.deserialize_map(self),
-            Place::Elsewhere | Place::Item | Place::Scalar => deserializer.deserialize_any(self),
+            Self::Top | Self::Metadata => deserializer.deserialize_map(self),
+            Self::Elsewhere | Self::Item | Self::Scalar => deserializer.deserialize_any(self),
         }
     }
 }
 
-impl Part {
+impl Place {
     fn member(self, key: &str) -> Self {
-        let place = match self.place {
-            Place::Top if key == "metadata" => Place::Metadata,
-            Place::Item => Place::Scalar,
-            _ => Place::Elsewhere,
-        };
-        Self { place, ..self }
+        match self {
+            Self::Top if key == "metadata" => Self::Metadata,
+            Self::Item => Self::Scalar,
+            _ => Self::Elsewhere,
+        }
     }
 }
 
-impl<'de> Visitor<'de> for Part {
+impl<'de> Visitor<'de> for Place {
     type Value = Value;
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
-        if self.place == Place::Scalar {
+        if self == Self::Scalar {
             while members.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
             return Ok(Value::Null);
         }
-        let mut map = Map::new();
-        while let Some(key) = members.next_key::<String>()? {
-            if self.place == Place::Metadata && self.left_out.contains(&key.as_str()) {
+        let mut map = Vec::new();
+        while let Some(key) = members.next_key::<Key>()? {
+            if self == Self::Metadata && UNSELECTABLE.contains(&key.as_str()) {
                 members.next_value::<IgnoredAny>()?;
                 continue;
             }
-            let value = match self.member(&key) {
-                part if part.lists == Lists::Whole && part.place == Place::Elsewhere => {
-                    members.next_value()?
-                }
-                part => members.next_value_seed(part)?,
-            };
-            map.insert(key.into(), value);
+            let value = members.next_value_seed(self.member(&key))?;
+            map.push((key, value));
         }
-        Ok(Value::Object(map))
+        Ok(Value::Object(Map::from_members(map).0))
     }
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
-        if self.place == Place::Scalar {
+        if self == Self::Scalar {
             while items.next_element::<IgnoredAny>()?.is_some() {}
             return Ok(Value::Null);
         }
-        let first = items.next_element_seed(Self { place: Place::Item, ..self })?;
+        let first = items.next_element_seed(Self::Item)?;
         while items.next_element::<IgnoredAny>()?.is_some() {}
         Ok(Value::Array(first.into_iter().collect()))
     }

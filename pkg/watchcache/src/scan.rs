@@ -20,7 +20,7 @@ const NAME: &[u8] = b"resourceVersion";
 
 /// Finds the place, keeping the keys of `metadata` sorted where they are.
 pub(crate) fn splice(json: &[u8]) -> Result<Splice, &'static str> {
-    let mut scanner = Scanner { json, at: 0 };
+    let mut scanner = Scanner::new(json);
     scanner.eat(b'{')?;
     let start = scanner.at;
     let mut empty = true;
@@ -74,19 +74,55 @@ fn metadata(scanner: &mut Scanner<'_>) -> Result<Splice, &'static str> {
     })
 }
 
-struct Member<'j> {
+/// A member of an object, its value to come next.
+pub(crate) struct Member<'j> {
     /// Offset of the key's quote.
     at: usize,
-    /// Key as written; escapes are not undone, which is fine for the two keys looked for.
-    key: &'j [u8],
+    /// Key as written; escapes are not undone, which is fine for names of fields.
+    pub(crate) key: &'j [u8],
 }
 
-struct Scanner<'j> {
+/// A position in JSON.
+pub(crate) struct Scanner<'j> {
     json: &'j [u8],
     at: usize,
 }
 
 impl<'j> Scanner<'j> {
+    pub(crate) fn new(json: &'j [u8]) -> Self {
+        Self { json, at: 0 }
+    }
+
+    /// The next byte that is no white space.
+    pub(crate) fn next(&mut self) -> Option<u8> {
+        self.space();
+        self.peek()
+    }
+
+    /// Whether the array entered has another item; passes the comma before it or the closing bracket.
+    pub(crate) fn item(&mut self, first: bool) -> Result<bool, &'static str> {
+        match self.next() {
+            Some(b']') => {
+                self.at += 1;
+                Ok(false)
+            }
+            Some(b',') if !first => {
+                self.at += 1;
+                Ok(true)
+            }
+            Some(_) if first => Ok(true),
+            _ => Err("broken JSON array"),
+        }
+    }
+
+    /// Passes a value and answers its text.
+    pub(crate) fn value_text(&mut self) -> Result<&'j [u8], &'static str> {
+        self.space();
+        let start = self.at;
+        self.value()?;
+        Ok(self.json[start..self.at].trim_ascii_end())
+    }
+
     fn peek(&self) -> Option<u8> {
         self.json.get(self.at).copied()
     }
@@ -97,7 +133,7 @@ impl<'j> Scanner<'j> {
         }
     }
 
-    fn eat(&mut self, byte: u8) -> Result<(), &'static str> {
+    pub(crate) fn eat(&mut self, byte: u8) -> Result<(), &'static str> {
         self.space();
         if self.peek() == Some(byte) {
             self.at += 1;
@@ -108,7 +144,7 @@ impl<'j> Scanner<'j> {
     }
 
     /// The next key of an object and the colon after it, `None` at the object's end.
-    fn member(&mut self, first: bool) -> Result<Option<Member<'j>>, &'static str> {
+    pub(crate) fn member(&mut self, first: bool) -> Result<Option<Member<'j>>, &'static str> {
         self.space();
         match self.peek() {
             Some(b'}') => {
@@ -145,7 +181,7 @@ impl<'j> Scanner<'j> {
     }
 
     /// Skips a value: by brackets, not by grammar; the decoder has the last word on validity.
-    fn value(&mut self) -> Result<(), &'static str> {
+    pub(crate) fn value(&mut self) -> Result<(), &'static str> {
         self.space();
         let mut depth = 0_usize;
         loop {

@@ -39,7 +39,9 @@ pub fn to_scale(resource: Option<&Value>, paths: &[ReplicasPath]) -> Option<Valu
     let managers = entries::decode(resource).ok()?;
     let scale: Managers<'_> = managers
         .into_iter()
-        .filter(|(_, owned)| path_at(paths, &owned.api_version).is_some_and(|path| owned.fields.covers(&set_of(&path))))
+        .filter(|(_, owned)| {
+            path_at(paths, &owned.api_version).is_some_and(|path| owned.fields.covers(&set_of(&path)))
+        })
         .map(|(mut id, owned)| {
             if id.operation == Operation::Update {
                 SCALE.clone_into(&mut id.api_version);

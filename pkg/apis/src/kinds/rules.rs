@@ -4,7 +4,7 @@ use apimachinery::Value;
 use apimachinery::meta::name;
 use apimachinery::status::FieldError;
 use apimachinery::strategy::{Resets, Strategy, WriteContext};
-use apimachinery::table::age;
+use apimachinery::table::{Part, age};
 use apimachinery::validation::dns1123_subdomain;
 use jiff::Timestamp;
 
@@ -35,6 +35,8 @@ pub(crate) struct Rules {
     /// Columns by heading and type; a heading that starts with `+` is for `-o wide`.
     pub(crate) columns: &'static [(&'static str, &'static str)],
     pub(crate) row: fn(&Value, Timestamp) -> Vec<Value>,
+    /// The part of an object that `row` looks at.
+    pub(crate) printed: Part,
 }
 
 /// A kind without any rules of its own.
@@ -59,6 +61,7 @@ pub(crate) const DEFAULT: Rules = Rules {
     orphan: false,
     columns: &[("Name", "string"), ("Age", "string")],
     row: |object, now| vec![name(object).into(), age(object, now)],
+    printed: Part::Whole,
 };
 
 /// [`Rules`] as a strategy.
@@ -151,5 +154,9 @@ impl Strategy for KindStrategy {
 
     fn table_row(&self, object: &Value, now: Timestamp) -> Vec<Value> {
         (self.rules.row)(object, now)
+    }
+
+    fn table_part(&self) -> &'static Part {
+        &self.rules.printed
     }
 }

@@ -57,9 +57,10 @@ impl Rows {
         object: &StoredObject,
         out: &mut Vec<u8>,
     ) -> Result<(), Status> {
-        let stored = object.to_value_without_managed_fields().map_err(|e| Status::internal(e.to_string()))?;
+        let strategy = &self.target.descriptor.strategy;
+        let stored = object.part(strategy.table_part()).map_err(|e| Status::internal(e.to_string()))?;
         out.extend_from_slice(br#"{"cells":"#);
-        append(&self.target.descriptor.strategy.table_row(&stored, self.now), out);
+        append(&strategy.table_row(&stored, self.now), out);
         match self.include {
             Include::None => {}
             Include::Metadata => {

@@ -50,6 +50,7 @@ pub(super) const PODS: Rules = Rules {
     grace: Some(grace),
     columns: print::COLUMNS,
     row: print::row,
+    printed: print::PART,
     ..DEFAULT
 };
 

@@ -2,7 +2,7 @@
 
 use apimachinery::Value;
 use apimachinery::meta::{at, name, str_at};
-use apimachinery::table::{age, since};
+use apimachinery::table::{Part, age, since};
 use jiff::Timestamp;
 
 pub(super) const COLUMNS: &[(&str, &str)] = &[
@@ -16,6 +16,40 @@ pub(super) const COLUMNS: &[(&str, &str)] = &[
     ("+Nominated Node", "string"),
     ("+Readiness Gates", "string"),
 ];
+
+/// What [`row`] looks at.
+pub(super) const PART: Part = {
+    const WHOLE: Part = Part::Whole;
+    const CONTAINER: Part = Part::Members(&[("name", WHOLE), ("restartPolicy", WHOLE)]);
+    Part::Members(&[
+        (
+            "metadata",
+            Part::Members(&[("name", WHOLE), ("creationTimestamp", WHOLE), ("deletionTimestamp", WHOLE)]),
+        ),
+        (
+            "spec",
+            Part::Members(&[
+                ("containers", CONTAINER),
+                ("initContainers", CONTAINER),
+                ("nodeName", WHOLE),
+                ("readinessGates", WHOLE),
+            ]),
+        ),
+        (
+            "status",
+            Part::Members(&[
+                ("conditions", WHOLE),
+                ("containerStatuses", WHOLE),
+                ("initContainerStatuses", WHOLE),
+                ("nominatedNodeName", WHOLE),
+                ("phase", WHOLE),
+                ("podIP", WHOLE),
+                ("podIPs", WHOLE),
+                ("reason", WHOLE),
+            ]),
+        ),
+    ])
+};
 
 /// Reason of a pod whose node is gone.
 const NODE_LOST: &str = "NodeLost";
