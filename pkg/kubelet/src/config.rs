@@ -217,7 +217,7 @@ impl KubeletConfiguration {
     /// The tree of a file's text, which must be of this kind.
     pub fn tree(text: &str, path: &std::path::Path) -> Result<Value, Error> {
         let fail = |reason: String| Error::File { path: path.to_owned(), reason };
-        let tree: Value = apimachinery::yaml::parse(text.as_bytes()).map_err(|e| fail(e.to_string()))?;
+        let tree: Value = apimachinery::yaml::parse(text.as_bytes()).map_err(|e| fail(e.to_string()))?.into();
         let kind = (tree["apiVersion"].as_str(), tree["kind"].as_str());
         if kind != (Some(API_VERSION), Some(KIND)) {
             let (version, kind) = (kind.0.unwrap_or_default(), kind.1.unwrap_or_default());

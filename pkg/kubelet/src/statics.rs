@@ -60,7 +60,7 @@ fn read(text: &[u8], source: &Path, node: &str) -> Result<Pod, String> {
     if tree["kind"] != "Pod" || tree["apiVersion"] != "v1" {
         return Err("not a v1 Pod".to_owned());
     }
-    let mut pod: Pod = serde_json::from_value(tree).map_err(|e| e.to_string())?;
+    let mut pod: Pod = apimachinery::from_value(tree).map_err(|e| e.to_string())?;
     let name = pod.metadata.name.clone().filter(|n| !n.is_empty()).ok_or("metadata.name is missing")?;
     if pod.spec().containers.is_empty() {
         return Err("spec.containers: Required value".to_owned());

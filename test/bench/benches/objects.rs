@@ -14,9 +14,9 @@ use apimachinery::managedfields::{NoOtherVersions, ResetFields, Write, on_apply,
 use apimachinery::meta::GroupVersionKind;
 use apimachinery::patch::{Patch, PatchType};
 use apimachinery::schema::{NodeId, Schema};
+use apimachinery::{Value, json};
 use apimachinery::{coerce, default, json as text, protobuf, yaml};
 use nix::sys::resource::{UsageWho, getrusage};
-use serde_json::{Value, json};
 
 /// The allocator of the server.
 #[global_allocator]

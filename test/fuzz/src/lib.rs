@@ -98,7 +98,7 @@ pub fn protobuf_body(data: &[u8]) {
 pub fn patch(data: &[u8]) {
     static CURRENT: OnceLock<Value> = OnceLock::new();
     let current = CURRENT.get_or_init(|| {
-        serde_json::json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "labels": {"a": "b"}},
+        apimachinery::json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "labels": {"a": "b"}},
             "spec": {"containers": [{"name": "c", "image": "i", "ports": [{"containerPort": 80}]}, {"name": "d"}],
                      "tolerations": [{"key": "k"}]}})
     });

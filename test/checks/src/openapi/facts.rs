@@ -390,7 +390,7 @@ fn items<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use apimachinery::json;
 
     use super::*;
 

@@ -1,10 +1,10 @@
 //! Forms and versions: pure functions on trees.
 
 use apimachinery::descriptor::ResourceDescriptor;
+use apimachinery::json;
 use apimachinery::meta::GroupVersionKind;
 use apimachinery::schema::{NodeId, NodeKind, Schema};
 use apimachinery::{Value, coerce, default, json as text, protobuf, yaml};
-use serde_json::json;
 
 use super::{Report, object, unchanged};
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use apimachinery::Value;
 use apimachinery::schema::{ListTopology, NodeId, NodeKind, ProtoForm, Scalar, Schema};
-use serde_json::{Map, json};
+use apimachinery::{Map, json};
 
 /// How often a type may be within itself: once, so that recursion is seen and ends.
 const MAX_WITHIN: u32 = 2;
@@ -66,7 +66,7 @@ impl Maker<'_> {
                 let mut map = Map::new();
                 for (name, field) in &object.fields {
                     if let Some(value) = self.value(field.node, name) {
-                        map.insert(name.to_string(), value);
+                        map.insert(name.to_string().into(), value);
                     }
                 }
                 Some(Value::Object(map))

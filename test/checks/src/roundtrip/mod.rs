@@ -16,7 +16,7 @@ pub fn difference(ours: &Value, theirs: &Value) -> Option<String> {
 fn differ(path: &str, a: &Value, b: &Value) -> Option<String> {
     match (a, b) {
         (Value::Object(a), Value::Object(b)) => {
-            let mut keys: Vec<&String> =
+            let mut keys: Vec<&apimachinery::Key> =
                 a.keys().chain(b.keys().filter(|key| !a.contains_key(*key))).collect();
             keys.sort();
             keys.into_iter().find_map(|key| match (a.get(key), b.get(key)) {
@@ -60,7 +60,7 @@ pub fn unchanged(before: &Value, after: &Value) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use apimachinery::json;
 
     #[test]
     fn differences_are_found_where_they_are() {

@@ -142,7 +142,9 @@ async fn read(
             let what = format!("{name}, read as {media} in {group_version}");
             let found = match media {
                 // what has no protobuf form is answered as JSON
-                _ if answer.header("content-type").starts_with("application/json") => Ok(answer.json()),
+                _ if answer.header("content-type").starts_with("application/json") => {
+                    Ok(answer.json().into())
+                }
                 "application/yaml" => yaml::parse(&answer.bytes).map_err(|e| e.to_string()),
                 _ => {
                     expected = numbered(&version.schema, version.root, &expected);
