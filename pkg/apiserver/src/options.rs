@@ -86,6 +86,7 @@ pub(crate) fn write(context: &RequestContext, kind: &str) -> Result<WriteOptions
             admission: true,
             rules: true,
             manager: Some(manager_name(&field_manager, &context.user_agent)),
+            applies: false,
             options: Some(Value::Object(options)),
             url_name: None,
         },
