@@ -79,9 +79,10 @@ impl World {
             let response: Response = server.respond(request).await;
             let (parts, body) = response.into_parts();
             // a watch that has begun does not end
-            let bytes = match watches && parts.status.is_success() {
-                true => Bytes::new(),
-                false => body.collect().await.map_or_else(|_| Bytes::new(), |all| all.to_bytes()),
+            let bytes = if watches && parts.status.is_success() {
+                Bytes::new()
+            } else {
+                body.collect().await.map_or_else(|_| Bytes::new(), http_body_util::Collected::to_bytes)
             };
             (parts, bytes)
         });

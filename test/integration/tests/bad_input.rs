@@ -112,7 +112,7 @@ async fn sizes_have_limits() -> anyhow::Result<()> {
     };
     let named = |name: &str| json!({"metadata": {"name": name}}).to_string();
     let deep = |levels: usize| format!("{}1{}", "{\"a\":".repeat(levels), "}".repeat(levels));
-    let deep_yaml = (0..400).map(|i| format!("{}a:\n", " ".repeat(i))).collect::<String>();
+    let deep_yaml = (0..400).map(|i| " ".repeat(i) + "a:").collect::<Vec<_>>().join("\n");
     let bomb = (1..12).fold("a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n".to_owned(), |text, i| {
         text + &format!("a{i}: &a{i} [{}]\n", vec![format!("*a{}", i - 1); 10].join(","))
     });
@@ -160,7 +160,7 @@ async fn sizes_have_limits() -> anyhow::Result<()> {
             case("POST", CM, JSON, deep(20_000), (400, "BadRequest", "exceeded max depth")),
             case("PATCH", &one, MERGE, deep(20_000), (400, "BadRequest", "exceeded max depth")),
             case("PATCH", &one, STRATEGIC, deep(20_000), (400, "BadRequest", "exceeded max depth")),
-            case("PATCH", &one, &*format!("{APPLY}"), deep(20_000), (422, "Invalid", "fieldManager")),
+            case("PATCH", &one, APPLY, deep(20_000), (422, "Invalid", "fieldManager")),
             case("PATCH", &format!("{one}?fieldManager=f"), APPLY, deep(20_000), (400, "BadRequest", "max depth")),
             case("PATCH", &format!("{one}?fieldManager=f"), APPLY, deep_yaml.clone(), (400, "BadRequest", "depth")),
             case("PATCH", &format!("{one}?fieldManager=f"), APPLY, bomb.clone(), (400, "BadRequest", "alias")),
@@ -210,7 +210,7 @@ async fn queries_and_headers_have_limits() -> anyhow::Result<()> {
     };
     let bad = |text| (400, "BadRequest", text);
     let invalid = |text| (422, "Invalid", text);
-    let many: String = (0..5_000).map(|i| format!("&p{i}=v")).collect();
+    let many = "&parameter=v".repeat(5_000);
     let long_selector = (0..3_000).map(|i| format!("k{i}")).collect::<Vec<_>>().join(",");
     check(
         &cluster,
@@ -267,7 +267,8 @@ async fn queries_and_headers_have_limits() -> anyhow::Result<()> {
     };
     let admin = || auth::UserInfo::new("admin", &["system:masters"]);
     let many_types = vec!["application/x-none"; 5000].join(",");
-    let cases: [(&str, Vec<u8>, &[(&str, &str)], u16); 9] = [
+    type Headers<'a> = &'a [(&'a str, &'a str)];
+    let cases: [(&str, Vec<u8>, Headers<'_>, u16); 9] = [
         // bodies are not unpacked, as upstream does not
         ("POST", gzipped, &[("content-encoding", "gzip")], 400),
         ("GET", Vec::new(), &[("accept", "text/html")], 406),

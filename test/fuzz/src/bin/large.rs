@@ -108,7 +108,7 @@ fn requests() -> Vec<(&'static str, Vec<u8>)> {
         ),
         (
             "json-finalizers",
-            post(MAPS, filled(r#"{"metadata":{"name":"large","finalizers":["#, r##""a.b/#""##, ",", "]}}")),
+            post(MAPS, filled(r#"{"metadata":{"name":"large","finalizers":["#, r#""a.b/#""#, ",", "]}}")),
         ),
         (
             "json-managed",
@@ -116,7 +116,7 @@ fn requests() -> Vec<(&'static str, Vec<u8>)> {
                 MAPS,
                 filled(
                     r#"{"metadata":{"name":"large","managedFields":["#,
-                    r##"{"manager":"m#","operation":"Update","apiVersion":"v1","fieldsType":"FieldsV1","fieldsV1":{"f:data":{}}}"##,
+                    r#"{"manager":"m#","operation":"Update","apiVersion":"v1","fieldsType":"FieldsV1","fieldsV1":{"f:data":{}}}"#,
                     ",",
                     "]}}",
                 ),
@@ -128,7 +128,7 @@ fn requests() -> Vec<(&'static str, Vec<u8>)> {
                 "/api/v1/namespaces/default/services",
                 filled(
                     r#"{"metadata":{"name":"large"},"spec":{"ports":["#,
-                    r##"{"name":"p#","port":80}"##,
+                    r#"{"name":"p#","port":80}"#,
                     ",",
                     "]}}",
                 ),
@@ -140,7 +140,7 @@ fn requests() -> Vec<(&'static str, Vec<u8>)> {
                 "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies",
                 filled(
                     r#"{"metadata":{"name":"large"},"spec":{"podSelector":{},"ingress":[{"from":["#,
-                    r##"{"ipBlock":{"cidr":"10.0.0.0/8"}}"##,
+                    r#"{"ipBlock":{"cidr":"10.0.0.0/8"}}"#,
                     ",",
                     "]}]}}",
                 ),
@@ -234,7 +234,7 @@ fn requests() -> Vec<(&'static str, Vec<u8>)> {
             request(
                 &format!("PATCH {MAPS}/walk-1"),
                 SMP,
-                filled(r#"{"metadata":{"finalizers":["#, r##""a.b/#""##, ",", "]}}").as_bytes(),
+                filled(r#"{"metadata":{"finalizers":["#, r#""a.b/#""#, ",", "]}}").as_bytes(),
             ),
         ),
         (
