@@ -18,13 +18,15 @@ COMMIT = KUBEWRIGHT_COMMIT=$$(git rev-parse HEAD 2>/dev/null || true)
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
 
-.PHONY: packages-build packages-run packages-test
+.PHONY: packages-build packages-run packages-test packages-fuzz
 packages-build:
 	@hack/install-packages.sh build
 packages-run:
 	@hack/install-packages.sh run
 packages-test:
 	@hack/install-packages.sh build run test
+packages-fuzz:
+	@hack/install-packages.sh build fuzz
 
 .PHONY: build
 build: packages-build ## Release binaries of everything
@@ -109,6 +111,15 @@ soak: packages-test ## Kill servers and stores under load for SOAK_TIME; nothing
 soak-short: packages-test
 	cargo build -p kube-apiserver
 	cargo run -q -p soak -- --apiserver $(TARGET)/debug/kube-apiserver --time 40s
+
+# Targets are functions of test/fuzz/src; FUZZ_TIME is the time of each. What is found is left in test/fuzz/fuzz/artifacts,
+# what was learnt in test/fuzz/fuzz/corpus. libFuzzer needs features of the compiler that are not stable.
+FUZZ_TIME ?= 3m
+FUZZ_TARGETS ?= json_body yaml_body protobuf_body patch apply label_selector field_selector field_set continue_token \
+  url scalars request stored
+.PHONY: fuzz
+fuzz: packages-fuzz ## Fuzz what clients can send, FUZZ_TIME=3m each (FUZZ_TARGETS="json_body request ...")
+	CARGO_FUZZ=$$(hack/cargo-fuzz.sh $(abspath $(TOOLS))) hack/fuzz.sh $(FUZZ_TIME) $(FUZZ_TARGETS)
 
 .PHONY: bench
 bench: kubewright test-images ## Measure start, latency and footprint of a cluster

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs the Debian packages that are missing: `build` (to compile), `run` (for a cluster), `test` (for the tests),
-# `clients` (for the JavaScript client).
+# `clients` (for the JavaScript client), `fuzz` (for libFuzzer).
 set -eu
 packages() {
   case $1 in
@@ -8,7 +8,8 @@ packages() {
     run) echo containerd runc containernetworking-plugins iptables conntrack iproute2 procps util-linux ;;
     test) echo etcd-server busybox-static python3-venv ;;
     clients) echo nodejs npm ;;
-    *) echo "usage: $0 build|run|test|clients..." >&2; exit 2 ;;
+    fuzz) echo g++ ;;
+    *) echo "usage: $0 build|run|test|clients|fuzz..." >&2; exit 2 ;;
   esac
 }
 missing=

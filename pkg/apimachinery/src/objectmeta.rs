@@ -3,6 +3,8 @@
 //! Source: `k8s.io/apimachinery/pkg/api/validation` and `pkg/apis/meta/v1/validation`. Paths start at `path`, which is
 //! `metadata` for objects and longer for templates.
 
+use std::collections::HashSet;
+
 use crate::meta::{GroupVersion, str_at};
 use crate::status::FieldError;
 use crate::{Map, Value, validation};
@@ -76,10 +78,10 @@ pub fn validate_create(
 pub fn validate_update(new: &Value, old: &Value, path: &str) -> Vec<FieldError> {
     let mut errors = Vec::new();
     if old.get("deletionTimestamp").is_some_and(|t| !t.is_null()) {
-        let before = list_of(old, "finalizers");
+        let before: HashSet<&Value> = list_of(old, "finalizers").iter().collect();
         let mut added: Vec<&str> = list_of(new, "finalizers")
             .iter()
-            .filter(|f| !before.contains(f))
+            .filter(|f| !before.contains(*f))
             .filter_map(Value::as_str)
             .collect();
         added.sort_unstable();

@@ -3,6 +3,7 @@
 //! Source: API conventions, "Response Status Kind"; reasons and messages are those clients match on
 //! (`k8s.io/apimachinery/pkg/api/errors`, `pkg/util/validation/field`).
 
+use std::collections::HashSet;
 use std::fmt;
 
 use crate::json;
@@ -401,13 +402,11 @@ impl Status {
             [] => format!("{qualified} {name:?} is invalid"),
             [one] => format!("{qualified} {name:?} is invalid: {one}"),
             many => {
-                // upstream prints each distinct message once
-                let mut texts: Vec<String> = Vec::with_capacity(many.len());
-                for text in many.iter().map(ToString::to_string) {
-                    if !texts.contains(&text) {
-                        texts.push(text);
-                    }
-                }
+                // upstream prints each distinct message once; there may be as many as a body has items
+                let texts: Vec<String> = many.iter().map(ToString::to_string).collect();
+                let mut seen = HashSet::new();
+                let texts: Vec<&str> =
+                    texts.iter().map(String::as_str).filter(|text| seen.insert(*text)).collect();
                 if texts.len() == 1 {
                     format!("{qualified} {name:?} is invalid: {}", texts[0])
                 } else {

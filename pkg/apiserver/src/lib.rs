@@ -31,4 +31,4 @@ pub use context::{RequestContext, Warnings};
 pub use extension::{Call, DeleteRequest, Mutation, SubresourceHandler, Write, WriteFinish, WriteHook};
 pub use handlers::websocket;
 pub use server::{Health, InProcess, Limits, PathHandler, Server, ServerBuilder};
-pub use store::{Deleted, Precondition, ResourceStore, WriteOptions};
+pub use store::{Deleted, Precondition, ResourceStore, WriteOptions, store_failure};

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use apimachinery::coerce::FieldValidation;
+use apimachinery::json::go_quote;
 use apimachinery::managedfields::manager_name;
+use apimachinery::objectmeta;
 use apimachinery::status::{FieldError, Status};
 use apimachinery::{Map, Value};
 use storage::Revision;
@@ -12,9 +14,6 @@ use crate::context::RequestContext;
 use crate::core::create::WriteParams;
 use crate::query::Query;
 
-/// Longest `fieldManager`.
-const MAX_FIELD_MANAGER_BYTES: usize = 128;
-
 /// Whether `dryRun=All` was asked for; 422 for any other value.
 pub fn dry_run(query: &Query) -> Result<bool, Status> {
     dry_run_of(query, "CreateOptions")
@@ -22,8 +21,8 @@ pub fn dry_run(query: &Query) -> Result<bool, Status> {
 
 fn dry_run_of(query: &Query, kind: &str) -> Result<bool, Status> {
     let given: Vec<&str> = query.all("dryRun").filter(|v| !v.is_empty()).collect();
-    if let Some(bad) = given.iter().find(|v| **v != "All") {
-        let error = FieldError::not_supported("dryRun", *bad, &["All"]);
+    if given.iter().any(|value| *value != "All") {
+        let error = FieldError::not_supported("dryRun", Value::from(given), &["All"]);
         return Err(Status::invalid("meta.k8s.io", kind, "", &[error]));
     }
     Ok(!given.is_empty())
@@ -42,17 +41,7 @@ pub(crate) fn write(context: &RequestContext, kind: &str) -> Result<WriteOptions
     let query = &context.query;
     let dry_run = dry_run_of(query, kind)?;
     let field_manager = query.get("fieldManager").unwrap_or("").to_owned();
-    let mut errors = Vec::new();
-    if field_manager.len() > MAX_FIELD_MANAGER_BYTES {
-        errors.push(FieldError::too_long("fieldManager", MAX_FIELD_MANAGER_BYTES));
-    }
-    if field_manager.chars().any(char::is_control) {
-        errors.push(FieldError::invalid(
-            "fieldManager",
-            field_manager.as_str(),
-            "should only contain printable characters",
-        ));
-    }
+    let mut errors = objectmeta::field_manager(&field_manager, "fieldManager");
     let validation = query.get("fieldValidation").unwrap_or("");
     let parsed = FieldValidation::parse(validation);
     if parsed.is_none() {
@@ -86,6 +75,7 @@ pub(crate) fn write(context: &RequestContext, kind: &str) -> Result<WriteOptions
             admission: true,
             rules: true,
             manager: Some(manager_name(&field_manager, &context.user_agent)),
+            applies: false,
             options: Some(Value::Object(options)),
             url_name: None,
         },
@@ -121,11 +111,13 @@ pub(crate) struct ReadOptions {
     pub(crate) initial_events: Option<bool>,
 }
 
-fn number(query: &Query, key: &str) -> Result<Option<i64>, Status> {
+/// A whole number of a query, 400 in Go's words when it is none.
+pub(crate) fn number(query: &Query, key: &str) -> Result<Option<i64>, Status> {
     query.integer(key).map_err(|text| {
-        Status::bad_request(format!(
-            "unable to decode {key}: strconv.ParseInt: parsing {text:?}: invalid syntax"
-        ))
+        let digits = text.strip_prefix(['+', '-']).unwrap_or(&text);
+        let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+        let why = if is_number { "value out of range" } else { "invalid syntax" };
+        Status::bad_request(format!("strconv.ParseInt: parsing {}: {why}", go_quote(&text)))
     })
 }
 
@@ -252,6 +244,22 @@ mod tests {
         ];
         for (query, watch, expected) in cases {
             assert_eq!(code(query, watch), expected, "{query} {watch}");
+        }
+    }
+
+    #[test]
+    fn numbers_that_are_none_are_named_as_go_names_them() {
+        let cases = [
+            ("limit=x", "strconv.ParseInt: parsing \"x\": invalid syntax"),
+            ("limit=-", "strconv.ParseInt: parsing \"-\": invalid syntax"),
+            (
+                "timeoutSeconds=-99999999999999999999",
+                "strconv.ParseInt: parsing \"-99999999999999999999\": value out of range",
+            ),
+        ];
+        for (query, message) in cases {
+            let refused = read(&Query::parse(query), false).expect_err(query);
+            assert_eq!((refused.code, refused.message.as_str()), (400, message));
         }
     }
 

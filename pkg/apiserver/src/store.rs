@@ -56,6 +56,11 @@ pub struct ResourceStore {
     pub(crate) core: Arc<Core>,
 }
 
+/// What a failure of the store below is to a client.
+pub fn store_failure(error: storage::Error) -> Status {
+    watchcache::Error::Storage(error).into()
+}
+
 impl ResourceStore {
     /// What is served now.
     pub fn resources(&self) -> Arc<Resources> {

@@ -23,8 +23,10 @@ use crate::http::{Request, Response, boxed};
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest a client may take to send a request's headers over HTTP/1.1.
 pub const HEADER_TIMEOUT: Duration = Duration::from_secs(32);
-/// Largest header list accepted over HTTP/2, in bytes; Go's default of 1 MiB.
+/// Largest header list accepted, in bytes; Go's default of 1 MiB. Larger ones are answered with 431.
 pub const MAX_HEADER_BYTES: u32 = 1 << 20;
+/// Most headers accepted over HTTP/1.1. Impersonation takes one a group, and users may be in hundreds.
+pub const MAX_HEADERS: usize = 1000;
 /// HTTP/2 pings an idle connection this often, and drops it without an answer.
 pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// Pause after a failed accept (out of file descriptors), so that the loop does not spin.
@@ -191,7 +193,11 @@ impl Connection {
             until_shutdown!(builder.serve_connection(io, service))
         } else {
             let mut builder = hyper::server::conn::http1::Builder::new();
-            builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+            builder
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEADER_TIMEOUT)
+                .max_headers(MAX_HEADERS)
+                .max_buf_size(MAX_HEADER_BYTES as usize);
             until_shutdown!(builder.serve_connection(io, service).with_upgrades())
         };
         if let Err(error) = result {

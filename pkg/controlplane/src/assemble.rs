@@ -102,7 +102,7 @@ impl Store {
         let mut pause = MIN_STORE_PAUSE;
         loop {
             match Self::open(config).await {
-                Err(Error::Storage(storage::Error::Unavailable(why)))
+                Err(Error::Storage(storage::Error::Unavailable(why) | storage::Error::Timeout(why)))
                     if matches!(config, StorageConfig::Etcd { .. }) =>
                 {
                     tracing::warn!(why, "the store cannot be reached, trying again");

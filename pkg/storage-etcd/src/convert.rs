@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use etcd_client::EventType;
-use storage::{Error, Event, KeyValue, Revision};
+use storage::{Error, Event, KeyValue, Revision, TOO_LARGE};
 
 /// Largest message accepted, as upstream's client accepts.
 pub(crate) const MAX_MESSAGE: usize = i32::MAX as usize;
@@ -27,19 +27,25 @@ pub(crate) fn error(error: &etcd_client::Error, asked: Revision, current: Revisi
     }
 }
 
+/// Etcd has not answered within the time of a request.
+pub(crate) fn too_late() -> Error {
+    Error::Timeout("etcd does not answer in time".into())
+}
+
 fn status_error(code: i32, message: &str, asked: Revision, current: Revision) -> Error {
     let text = || message.to_owned();
     match code {
         OUT_OF_RANGE if message.contains("compacted") => Error::Compacted { compacted: asked },
         OUT_OF_RANGE if message.contains("future revision") => Error::Future { requested: asked, current },
-        RESOURCE_EXHAUSTED if message.contains("larger than max") => Error::TooLarge(text()),
+        // what does not even fit a message of etcd's, which is larger than the largest request
+        RESOURCE_EXHAUSTED if message.contains("larger than max") => Error::TooLarge(TOO_LARGE.into()),
         RESOURCE_EXHAUSTED if message.contains("space exceeded") => Error::NoSpace(text()),
         INVALID_ARGUMENT if message.contains("too large") || message.contains("too many operations") => {
             Error::TooLarge(text())
         }
         INVALID_ARGUMENT => Error::Invalid(text()),
         NOT_FOUND if message.contains("lease") => Error::LeaseNotFound,
-        DEADLINE_EXCEEDED => Error::Unavailable("etcd does not answer in time".into()),
+        DEADLINE_EXCEEDED => too_late(),
         _ => Error::Unavailable(text()),
     }
 }
@@ -116,7 +122,7 @@ mod tests {
             (3, "etcdserver: duplicate key given in txn request", "Invalid"),
             (5, "etcdserver: requested lease not found", "LeaseNotFound"),
             (14, "etcdserver: no leader", "Unavailable"),
-            (4, "Timeout expired", "Unavailable"),
+            (4, "Timeout expired", "Timeout"),
         ];
         for (code, message, expected) in cases {
             let error = format!("{:?}", status_error(code, message, asked, current));

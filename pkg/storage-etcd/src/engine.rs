@@ -64,7 +64,7 @@ impl Etcd {
         let connect = Client::connect(&config.servers, Some(options));
         let client = tokio::time::timeout(config.request_timeout, connect)
             .await
-            .map_err(|_| Error::Unavailable("etcd does not answer in time".into()))?
+            .map_err(|_| convert::too_late())?
             .map_err(|e| convert::error(&e, Revision(0), Revision(0)))?;
         let root = config.root();
         let mut inner = Inner {
@@ -115,7 +115,7 @@ impl Inner {
     ) -> Result<T, Error> {
         match tokio::time::timeout(self.config.request_timeout, request).await {
             Ok(answer) => answer.map_err(|e| self.error(&e, asked)),
-            Err(_) => Err(Error::Unavailable("etcd does not answer in time".into())),
+            Err(_) => Err(convert::too_late()),
         }
     }
 
@@ -173,9 +173,9 @@ impl Inner {
                 self.wishes.ask_for_progress();
             }
         };
-        tokio::time::timeout(CATCH_UP, wait)
-            .await
-            .map_err(|_| Error::Unavailable(format!("the watch of etcd has not come to revision {revision}")))
+        tokio::time::timeout(CATCH_UP, wait).await.map_err(|_| {
+            Error::Timeout(format!("the watch of etcd has not come to revision {revision} in time"))
+        })
     }
 }
 

@@ -45,7 +45,7 @@ impl Past {
                 Stage::Direct(watch, position) => {
                     match direct(&self.inner, &self.prefix, watch, position).await {
                         Ok((message, stage)) => (message.map(Ok), stage),
-                        Err(Error::Unavailable(text)) => {
+                        Err(Error::Unavailable(text) | Error::Timeout(text)) => {
                             tracing::debug!(text, "opening a watch of the past again");
                             tokio::time::sleep(PAUSE).await;
                             (None, Stage::Direct(None, position))

@@ -91,6 +91,54 @@ async fn a_watch_loses_nothing_when_etcd_is_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_paused_etcd_is_told_from_one_that_is_gone_and_found_again() {
+    let server = Server::start();
+    let short = Config { request_timeout: Duration::from_millis(500), ..server.config() };
+    let etcd = server.connect_with(short).await;
+    let mut watch = etcd.watch("/registry/things/", Revision(1)).await.unwrap();
+    let first = put(&etcd, "/registry/things/a", "1").await.unwrap();
+    assert_eq!(read_to(&mut watch, first).await.len(), 1);
+    server.pause();
+    let late = |error: Error| assert!(matches!(error, Error::Timeout(_)), "{error:?}");
+    late(put(&etcd, "/registry/things/b", "2").await.unwrap_err());
+    late(etcd.get("/registry/things/a").await.unwrap_err());
+    late(etcd.freshness("/registry/things/").await.unwrap_err());
+    late(etcd.grant_lease(60).await.unwrap_err());
+    late(etcd.health().await.unwrap_err());
+    server.resume();
+    let ready = async { while etcd.health().await.is_err() {} };
+    tokio::time::timeout(Duration::from_secs(20), ready).await.expect("the engine finds etcd again");
+    let last = put(&etcd, "/registry/things/c", "3").await.unwrap();
+    // what was not acknowledged may have happened; what was, has
+    let seen = read_to(&mut watch, last).await;
+    assert!(seen.iter().any(|(text, revision)| text == "/registry/things/c=3" && *revision == last));
+    assert!(seen.iter().all(|(text, _)| text != "/registry/things/a=1"), "{seen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_etcd_says_so_and_takes_deletions() {
+    let server = Server::start_with(&["--quota-backend-bytes", "16777216"]);
+    let etcd = server.connect().await;
+    let value = "x".repeat(1_000_000);
+    let mut last = 0;
+    let full = loop {
+        match put(&etcd, &format!("/registry/things/{last}"), &value).await {
+            Ok(_) => last += 1,
+            Err(error) => break error,
+        }
+        assert!(last < 40, "the quota is small");
+    };
+    assert!(matches!(&full, Error::NoSpace(text) if text == storage::NO_SPACE), "{full:?}");
+    let leased = etcd.grant_lease(60).await;
+    assert!(matches!(leased, Ok(_) | Err(Error::NoSpace(_))), "{leased:?}");
+    assert!(etcd.get("/registry/things/0").await.unwrap().is_some());
+    let delete = Op::Delete { key: "/registry/things/0".into() };
+    etcd.txn(Vec::new(), vec![delete]).await.expect("a deletion needs no room");
+    assert!(etcd.get("/registry/things/0").await.unwrap().is_none());
+    etcd.health().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn watches_from_before_the_hub_are_read_from_etcd() {
     let server = Server::start();
     let writer = server.connect().await;

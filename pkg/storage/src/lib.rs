@@ -144,6 +144,11 @@ pub struct Freshness {
 /// A watch. It ends after its first error, [`Error::Compacted`] when its start is gone, or when the engine closes.
 pub type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchMessage, Error>> + Send>>;
 
+/// What etcd says when it takes no more data, and with it every engine.
+pub const NO_SPACE: &str = "etcdserver: mvcc: database space exceeded";
+/// What etcd says to a request that is too large, and with it every engine.
+pub const TOO_LARGE: &str = "etcdserver: request is too large";
+
 /// Why a storage operation failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
@@ -164,14 +169,18 @@ pub enum Error {
     /// No such lease.
     #[error("requested lease not found")]
     LeaseNotFound,
-    /// The store cannot be reached or does not answer in time; the write may or may not have happened.
+    /// The store cannot be reached; the write may or may not have happened.
     #[error("storage is unavailable: {0}")]
     Unavailable(String),
-    /// The store takes no more data.
-    #[error("storage has no space left: {0}")]
+    /// The store does not answer in time; the write may or may not have happened.
+    #[error("{0}")]
+    Timeout(String),
+    /// The store takes no more data; the text begins with [`NO_SPACE`], which clients look for.
+    #[error("{0}")]
     NoSpace(String),
-    /// The request is larger than the store takes (etcd's limit is 1.5 MiB).
-    #[error("request is too large: {0}")]
+    /// The request is larger than the store takes (etcd's limit is 1.5 MiB); the text is [`TOO_LARGE`] or an equal of
+    /// it, which clients look for.
+    #[error("{0}")]
     TooLarge(String),
     /// The request makes no sense, such as one that writes a key twice.
     #[error("invalid storage request: {0}")]

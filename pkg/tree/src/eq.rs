@@ -23,6 +23,7 @@ compares! {
     &str: |value, other| value.as_str() == Some(*other);
     String: |value, other| value.as_str() == Some(other.as_str());
     bool: |value, other| value.as_bool() == Some(*other);
+    u16: |value, other| value.as_u64() == Some(u64::from(*other));
     i32: |value, other| value.as_i64() == Some(i64::from(*other));
     u32: |value, other| value.as_u64() == Some(u64::from(*other));
     i64: |value, other| value.as_i64() == Some(*other);

@@ -1,6 +1,6 @@
 //! Why a read or watch failed, and the Status a client gets.
 
-use apimachinery::status::{Cause, Details, Status};
+use apimachinery::status::{Cause, Details, Reason, Status};
 use storage::Revision;
 
 /// Why a read or watch of the cache failed.
@@ -75,15 +75,70 @@ impl From<Error> for Status {
     }
 }
 
+/// What a failure of the store is to a client. What upstream passes on from etcd as it is (500 without a reason) is passed
+/// on: clients know the texts.
 fn storage_status(error: &storage::Error) -> Status {
     match error {
         storage::Error::Compacted { .. } => {
             Status::expired("The resourceVersion for the provided list is too old.")
         }
-        storage::Error::TooLarge(_) => Status::request_too_large(error.to_string()),
+        storage::Error::TooLarge(text) | storage::Error::NoSpace(text) => {
+            Status::new(500, Reason::Unknown, text.as_str())
+        }
+        storage::Error::Timeout(why) => {
+            Status::timeout(format!("Timeout: request did not complete within requested timeout - {why}"), 0)
+        }
         storage::Error::Unavailable(_) | storage::Error::Closed => {
             Status::service_unavailable(error.to_string())
         }
         _ => Status::internal(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_of_the_store_are_what_upstreams_clients_know() {
+        let cases = [
+            (
+                storage::Error::TooLarge(storage::TOO_LARGE.into()),
+                500,
+                "",
+                "etcdserver: request is too large",
+            ),
+            (
+                storage::Error::NoSpace(format!("{}: why", storage::NO_SPACE)),
+                500,
+                "",
+                "etcdserver: mvcc: database space exceeded: why",
+            ),
+            (
+                storage::Error::Timeout("late".into()),
+                504,
+                "Timeout",
+                "Timeout: request did not complete within requested timeout - late",
+            ),
+            (
+                storage::Error::Unavailable("gone".into()),
+                503,
+                "ServiceUnavailable",
+                "storage is unavailable: gone",
+            ),
+            (
+                storage::Error::Compacted { compacted: Revision(5) },
+                410,
+                "Expired",
+                "The resourceVersion for the provided list is too old.",
+            ),
+        ];
+        for (error, code, reason, message) in cases {
+            let status = Status::from(Error::Storage(error));
+            assert_eq!(
+                (status.code, status.reason.as_str(), status.message.as_str()),
+                (code, reason, message)
+            );
+        }
     }
 }

@@ -1,38 +1,48 @@
-//! Everything a client can send, one function an input: bodies, patches, selectors, field sets, continue tokens, URLs.
+//! Everything a client can send, one function an input: bodies, patches, selectors, field sets, continue tokens, URLs, whole
+//! requests; and what a store may hold that no server of ours wrote.
 //!
 //! Each takes any bytes and must end, without a panic, in memory in proportion to the input; where what was read can be
 //! written again, it must read the same. `tests/smoke.rs` runs them on random and on mutated inputs in every test run;
-//! `fuzz/` runs them under libFuzzer (`cargo +nightly fuzz run TARGET` in this folder, targets are named as functions here).
+//! `make fuzz` runs them under libFuzzer (`fuzz/`, targets are named as functions here), beginning with what [`seeds`]
+//! makes.
 
-use std::sync::OnceLock;
+mod patches;
+pub mod seeds;
+mod server;
 
 use apimachinery::Value;
 use apimachinery::coerce::FieldValidation;
 use apimachinery::decode::{self, Expected, Format};
 use apimachinery::managedfields::fieldpath::Set;
 use apimachinery::meta::GroupVersionKind;
-use apimachinery::patch::{PatchType, apply_patch};
 use apimachinery::schema::{NodeId, Schema};
 use apimachinery::selectors::{FieldSelector, LabelSelector};
-use apimachinery::{managedfields, protobuf, yaml};
+use apimachinery::{gotime, jsonpath, managedfields, protobuf, quantity, yaml};
 use apiserver::query::Query;
 use apiserver::requestinfo::RequestInfo;
 use watchcache::Continue;
+
+pub use patches::{apply, patch};
+pub use server::{answer, request, stored};
 
 /// An entry point: its name and what it does with an input.
 pub type Entry = (&'static str, fn(&[u8]));
 
 /// Every entry point.
-pub const ENTRIES: [Entry; 9] = [
+pub const ENTRIES: [Entry; 13] = [
     ("json_body", json_body),
     ("yaml_body", yaml_body),
     ("protobuf_body", protobuf_body),
     ("patch", patch),
+    ("apply", apply),
     ("label_selector", label_selector),
     ("field_selector", field_selector),
     ("field_set", field_set),
     ("continue_token", continue_token),
     ("url", url),
+    ("scalars", scalars),
+    ("request", request),
+    ("stored", stored),
 ];
 
 /// Longest input looked at: as long as bodies may be.
@@ -94,24 +104,6 @@ pub fn protobuf_body(data: &[u8]) {
     let _ = protobuf::decode(schema, root, data);
 }
 
-/// A patch; the first byte chooses its kind.
-pub fn patch(data: &[u8]) {
-    static CURRENT: OnceLock<Value> = OnceLock::new();
-    let current = CURRENT.get_or_init(|| {
-        apimachinery::json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "labels": {"a": "b"}},
-            "spec": {"containers": [{"name": "c", "image": "i", "ports": [{"containerPort": 80}]}, {"name": "d"}],
-                     "tolerations": [{"key": "k"}]}})
-    });
-    let Some((kind, body)) = data.split_first() else { return };
-    let kind = match kind % 3 {
-        0 => PatchType::Json,
-        1 => PatchType::Merge,
-        _ => PatchType::StrategicMerge,
-    };
-    let (schema, root, _) = pod();
-    let _ = apply_patch(kind, body, current, schema, root);
-}
-
 /// A label selector.
 pub fn label_selector(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
@@ -128,7 +120,13 @@ pub fn field_selector(data: &[u8]) {
     if let Ok(selector) = text.parse::<FieldSelector>() {
         let printed = selector.to_string();
         let again = printed.parse::<FieldSelector>().expect("what was printed can be parsed");
-        assert_eq!(again.to_string(), printed);
+        // terms are in the order of their texts, which `==` and `=` make two of
+        let terms = |selector: &FieldSelector| {
+            let mut terms: Vec<String> = selector.terms.iter().map(|term| format!("{term:?}")).collect();
+            terms.sort();
+            terms
+        };
+        assert_eq!(terms(&again), terms(&selector), "{printed}");
     }
 }
 
@@ -157,5 +155,25 @@ pub fn url(data: &[u8]) {
     for method in [http::Method::GET, http::Method::POST, http::Method::DELETE] {
         let info = RequestInfo::of(&method, &uri, &query);
         assert!(info.is_resource || info.resource.is_empty());
+    }
+}
+
+/// Texts with a grammar of their own inside objects: quantities, times, durations, paths of printer columns.
+pub fn scalars(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    if let Ok(canonical) = quantity::canonicalize(&text) {
+        let again = quantity::canonicalize(&canonical).expect("what was printed can be parsed");
+        assert_eq!(again, canonical, "{text:?}");
+        let amount: quantity::Quantity = canonical.parse().expect("what was printed can be parsed");
+        let _ = (amount.value(), amount.milli_value(), amount.to_f64(), amount.scaled_value(-9));
+        let _ = (amount.checked_add(amount), amount.checked_sub(amount), amount.checked_mul(i64::MAX));
+    }
+    let _ = (gotime::parse_time(&text), gotime::parse_micro_time(&text));
+    if let Ok(nanos) = gotime::parse_duration(&text) {
+        assert_eq!(gotime::parse_duration(&gotime::format_duration(nanos)), Ok(nanos), "{text:?}");
+    }
+    if let Ok(path) = jsonpath::JsonPath::parse(&text) {
+        let object = apimachinery::json!({"a": [{"b": 1, "c": ["x", null]}, 2.5], "d": {"e": "f", "g": {}}});
+        let _ = (path.find(&object), path.first(&object), path.is_simple(), path.names());
     }
 }

@@ -6,6 +6,7 @@
 pub mod component;
 
 pub mod binary;
+pub mod etcd;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -140,18 +140,20 @@ async fn protobuf_says_the_same() -> anyhow::Result<()> {
     let catalog = apis::catalog();
     let root = |name: &str| catalog.definition(name).map(|d| d.node).expect("definition");
     let object = protobuf::decode_object(catalog.schema(), root("io.k8s.api.core.v1.ConfigMap"), &one.bytes)?;
+    let object = Value::from(object);
     assert_eq!(object, cluster.ok("GET", &format!("{CM}/c001"), &Value::Null).await?);
 
     let list = cluster.call_with("GET", CM, "", &headers).await?;
     let decoded =
         protobuf::decode_object(catalog.schema(), root("io.k8s.api.core.v1.ConfigMapList"), &list.bytes)?;
+    let decoded = Value::from(decoded);
     let json = cluster.ok("GET", CM, &Value::Null).await?;
     assert_eq!(decoded["metadata"], json["metadata"]);
     assert_eq!(names(&decoded), names(&json));
     // and in: the same object again under another name
     let mut copy = object;
     copy["metadata"] = json!({"name": "copy"});
-    let body = protobuf::encode_object(catalog.schema(), root("io.k8s.api.core.v1.ConfigMap"), &copy)?;
+    let body = protobuf::encode_object(catalog.schema(), root("io.k8s.api.core.v1.ConfigMap"), &copy.into())?;
     let admin = auth::UserInfo::new("admin", &["system:masters"]);
     let sent = [("content-type", "application/vnd.kubernetes.protobuf")];
     let created = cluster.call_as(admin, "POST", CM, component::http::full(body), &sent).await?;

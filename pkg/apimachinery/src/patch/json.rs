@@ -4,11 +4,17 @@
 //! replaces keys that do not exist, ignores what stands before a path's first slash, and refuses a malformed
 //! operation only when its turn comes.
 
+use std::cell::Cell;
+
 use crate::json::MAX_DEPTH;
 use crate::{Map, Value};
 
 /// Most bytes `copy` operations of one patch may add (upstream's `JSONPatchMaxCopyBytes`).
 const MAX_COPY_BYTES: usize = 3 * 1024 * 1024;
+
+/// How many items the operations of one patch may push along or pull up in arrays. Ten thousand operations at the front of
+/// an array as long as a body can hold would take minutes.
+const MAX_SHIFTED_ITEMS: usize = 100_000_000;
 
 /// How often one patch may come so deep that the document has to be measured again.
 const MAX_MEASUREMENTS: usize = 64;
@@ -68,6 +74,9 @@ pub enum JsonPatchError {
         "Unable to complete the copy, the accumulated size increase of copy is {0}, exceeding the limit {MAX_COPY_BYTES}"
     )]
     CopySize(usize),
+    /// Operations move more items of arrays than the limit.
+    #[error("the operations move more than {MAX_SHIFTED_ITEMS} items of arrays")]
+    Shifts,
     /// The document would nest deeper than can be read.
     #[error("exceeded max depth")]
     TooDeep,
@@ -77,6 +86,8 @@ pub enum JsonPatchError {
 struct Step<'a> {
     op: &'static str,
     members: &'a Map,
+    /// Items of arrays that operations have moved so far.
+    shifted: &'a Cell<usize>,
 }
 
 /// Where a path leads: a container and the last part of the path.
@@ -87,13 +98,13 @@ enum Place<'a> {
 
 /// Carries out the operations one after the other on `document`, which is left half-patched on failure.
 pub(super) fn apply(document: &mut Value, operations: &[Value]) -> Result<(), JsonPatchError> {
-    let mut copied = 0;
+    let (mut copied, shifted) = (0, Cell::new(0));
     let mut depth = Depth { bound: depth_of(document), measured: 0 };
     for operation in operations {
         let empty = Map::new();
         let members = operation.as_object().unwrap_or(&empty);
         let kind = members.get("op").and_then(Value::as_str).unwrap_or("unknown");
-        let step = |op| Step { op, members };
+        let step = |op| Step { op, members, shifted: &shifted };
         match kind {
             "add" => step("add").add(document)?,
             "remove" => step("remove").remove(document)?,
@@ -181,6 +192,12 @@ impl<'a> Step<'a> {
         Err(missing())
     }
 
+    /// Counts items that are about to move.
+    fn shift_items(&self, items: usize) -> Result<(), JsonPatchError> {
+        self.shifted.set(self.shifted.get() + items);
+        if self.shifted.get() > MAX_SHIFTED_ITEMS { Err(JsonPatchError::Shifts) } else { Ok(()) }
+    }
+
     fn bad_index(&self, path: &str, index: String) -> JsonPatchError {
         JsonPatchError::Index { op: self.op, path: path.to_owned(), index }
     }
@@ -194,7 +211,10 @@ impl<'a> Step<'a> {
             Place::Item(items, key) => {
                 // an index one past the end appends, so negative ones count from there
                 match index_of(&key, items.len() + 1) {
-                    Some(index) => items.insert(index, value),
+                    Some(index) => {
+                        self.shift_items(items.len() - index)?;
+                        items.insert(index, value);
+                    }
                     None => return Err(self.bad_index(path, key)),
                 }
             }
@@ -210,7 +230,10 @@ impl<'a> Step<'a> {
                 key,
             }),
             Place::Item(items, key) => match index_of(&key, items.len()) {
-                Some(index) => Ok(items.remove(index)),
+                Some(index) => {
+                    self.shift_items(items.len() - index)?;
+                    Ok(items.remove(index))
+                }
                 None => Err(self.bad_index(path, key)),
             },
         }
@@ -443,6 +466,24 @@ mod tests {
         let doubling: Vec<Value> =
             (0..64).map(|_| json!({"op": "copy", "from": "/a", "path": "/a/-"})).collect();
         assert!(matches!(apply(&mut document, &doubling), Err(JsonPatchError::CopySize(_))));
+    }
+
+    #[test]
+    fn shifts_are_bounded() {
+        let front = |operation: Value| -> Vec<Value> { vec![operation; 10_000] };
+        let long = json!({"a": vec![0; 20_000]});
+        for operation in
+            [json!({"op": "add", "path": "/a/0", "value": 0}), json!({"op": "remove", "path": "/a/0"})]
+        {
+            let mut document = long.clone();
+            assert_eq!(apply(&mut document, &front(operation.clone())), Err(JsonPatchError::Shifts));
+            // as many operations on what objects have
+            let mut document = json!({"a": vec![0; 10_000]});
+            assert_eq!(apply(&mut document, &front(operation)[..5_000]), Ok(()));
+        }
+        // appending moves nothing
+        let mut document = long;
+        assert_eq!(apply(&mut document, &front(json!({"op": "add", "path": "/a/-", "value": 0}))), Ok(()));
     }
 
     #[test]

@@ -100,7 +100,8 @@ impl Patch {
                 }
                 if operations.len() > MAX_JSON_PATCH_OPERATIONS {
                     return Err(Status::request_too_large(format!(
-                        "The allowed maximum operations in a JSON patch is {MAX_JSON_PATCH_OPERATIONS}, got {}",
+                        "Request entity too large: The allowed maximum operations in a JSON patch is \
+                         {MAX_JSON_PATCH_OPERATIONS}, got {}",
                         operations.len()
                     )));
                 }

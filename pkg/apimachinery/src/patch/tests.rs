@@ -314,7 +314,7 @@ fn bodies() {
             PatchType::Json,
             many.as_str(),
             413,
-            "The allowed maximum operations in a JSON patch is 10000, got 10001",
+            "Request entity too large: The allowed maximum operations in a JSON patch is 10000, got 10001",
         ),
         (
             PatchType::Merge,

@@ -1,5 +1,7 @@
 //! Webhook configurations and admission policies. Source: `pkg/apis/admissionregistration`.
 
+use std::collections::BTreeSet;
+
 use apimachinery::objectmeta;
 use apimachinery::{Map, Value};
 use jiff::Timestamp;
@@ -70,14 +72,14 @@ fn default_match(map: &mut Map, rules: &str) {
 
 fn webhooks(object: &At<'_>, mutating: bool) -> Errors {
     let mut errors = Vec::new();
-    let mut seen = Vec::new();
+    let mut seen = BTreeSet::new();
     for hook in object.get("webhooks").items() {
         let name = hook.get("name");
         qualified_name(&mut errors, &name);
         if seen.contains(&name.text()) {
             errors.push(name.duplicate());
         }
-        seen.push(name.text());
+        seen.insert(name.text());
         rules(&mut errors, &hook.get("rules"));
         one_of(&mut errors, &hook.get("failurePolicy"), &["Fail", "Ignore"]);
         one_of(&mut errors, &hook.get("matchPolicy"), &["Equivalent", "Exact"]);

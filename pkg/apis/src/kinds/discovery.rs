@@ -1,5 +1,7 @@
 //! Endpoint slices and leases. Source: `pkg/apis/discovery`, `pkg/apis/coordination`.
 
+use std::collections::BTreeSet;
+
 use apimachinery::Value;
 
 use super::events::special_address;
@@ -104,7 +106,7 @@ fn slice(object: &At<'_>) -> Errors {
         errors.push(ports.too_many(MAX_PORTS));
         return errors;
     }
-    let mut seen = Vec::new();
+    let mut seen = BTreeSet::new();
     for port in ports.items() {
         let name = port.get("name");
         if !name.is_empty() {
@@ -113,7 +115,7 @@ fn slice(object: &At<'_>) -> Errors {
         if seen.contains(&name.text()) {
             errors.push(name.duplicate());
         }
-        seen.push(name.text());
+        seen.insert(name.text());
         let protocol = port.get("protocol");
         if protocol.is_empty() {
             errors.push(protocol.required(""));

@@ -1,5 +1,7 @@
 //! Custom resource definitions and API services. Source: `k8s.io/apiextensions-apiserver`, `k8s.io/kube-aggregator`.
 
+use std::collections::BTreeSet;
+
 use apimachinery::Value;
 use apimachinery::strategy::Resets;
 
@@ -139,7 +141,7 @@ fn definition(object: &At<'_>) -> Errors {
 
 fn definition_versions(errors: &mut Errors, spec: &At<'_>) {
     let versions = spec.get("versions");
-    let mut seen = Vec::new();
+    let mut seen = BTreeSet::new();
     for version in versions.items() {
         let name = version.get("name");
         let problems = names::dns1035_label(name.text(), false);
@@ -147,7 +149,7 @@ fn definition_versions(errors: &mut Errors, spec: &At<'_>) {
         if seen.contains(&name.text()) {
             errors.push(versions.invalid("must contain unique version names"));
         }
-        seen.push(name.text());
+        seen.insert(name.text());
         if !version.at(&["schema", "openAPIV3Schema"]).present() {
             errors.push(version.at(&["schema", "openAPIV3Schema"]).required("schemas are required"));
         }

@@ -1,5 +1,7 @@
 //! Limit ranges and resource quotas. Source: `pkg/apis/core/validation`.
 
+use std::collections::BTreeSet;
+
 use apimachinery::{Map, Value};
 use jiff::Timestamp;
 
@@ -41,7 +43,7 @@ fn default_limit(item: &mut Map) {
 
 fn limit_range(object: &At<'_>) -> Errors {
     let mut errors = Vec::new();
-    let mut seen = Vec::new();
+    let mut seen = BTreeSet::new();
     for limit in object.at(&["spec", "limits"]).items() {
         let kind = limit.get("type");
         shape(&mut errors, &kind, names::label_key(kind.text()));
@@ -52,7 +54,7 @@ fn limit_range(object: &At<'_>) -> Errors {
         if seen.contains(&kind.text()) {
             errors.push(kind.duplicate());
         }
-        seen.push(kind.text());
+        seen.insert(kind.text());
         for field in ["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"] {
             for (resource, quantity) in limit.get(field).entries() {
                 resource_name(&mut errors, &quantity, resource);

@@ -1,5 +1,7 @@
 //! Nodes. Source: `ValidateNode` in `pkg/apis/core/validation`, `pkg/registry/core/node`.
 
+use std::collections::BTreeSet;
+
 use apimachinery::Value;
 use jiff::Timestamp;
 
@@ -61,7 +63,7 @@ fn node(object: &At<'_>) -> Errors {
 }
 
 fn taints(errors: &mut Errors, list: &At<'_>) {
-    let mut seen = Vec::new();
+    let mut seen = BTreeSet::new();
     for taint in list.items() {
         let (key, effect) = (taint.get("key"), taint.get("effect"));
         shape(errors, &key, names::label_key(key.text()));
@@ -76,20 +78,20 @@ fn taints(errors: &mut Errors, list: &At<'_>) {
         if seen.contains(&identity) {
             errors.push(taint.invalid("taints must be unique by key and effect pair"));
         }
-        seen.push(identity);
+        seen.insert(identity);
     }
 }
 
 fn status(object: &At<'_>) -> Errors {
     let mut errors = Vec::new();
     let status = object.get("status");
-    let mut seen = Vec::new();
+    let mut seen = BTreeSet::new();
     for address in status.get("addresses").items() {
         let identity = (address.get("type").text(), address.get("address").text());
         if seen.contains(&identity) {
             errors.push(address.duplicate());
         }
-        seen.push(identity);
+        seen.insert(identity);
     }
     for field in ["capacity", "allocatable"] {
         for (resource, quantity) in status.get(field).entries() {

@@ -3,6 +3,8 @@
 //! Source: `pkg/apis/core/v1/defaults.go`, `ValidateService` in `pkg/apis/core/validation`, `pkg/registry/core/service`.
 //! Addresses and node ports are allocated elsewhere, as that needs I/O.
 
+use std::collections::BTreeSet;
+
 use apimachinery::Value;
 use apimachinery::meta::at;
 use jiff::Timestamp;
@@ -219,9 +221,9 @@ fn service(object: &At<'_>, old: Option<&At<'_>>) -> Errors {
 
 fn check_ports(errors: &mut Errors, ports: &At<'_>, kind: &str) {
     let several = ports.len() > 1;
-    let mut named = Vec::new();
-    let mut seen = Vec::new();
-    let mut node_ports = Vec::new();
+    let mut named = BTreeSet::new();
+    let mut seen = BTreeSet::new();
+    let mut node_ports = BTreeSet::new();
     for port in ports.items() {
         let name = port.get("name");
         if several && name.is_empty() {
@@ -231,7 +233,7 @@ fn check_ports(errors: &mut Errors, ports: &At<'_>, kind: &str) {
             if named.contains(&name.text()) {
                 errors.push(name.duplicate());
             }
-            named.push(name.text());
+            named.insert(name.text());
         }
         let number = port.get("port");
         errors.extend(
@@ -258,13 +260,13 @@ fn check_ports(errors: &mut Errors, ports: &At<'_>, kind: &str) {
             if node_ports.contains(&key) {
                 errors.push(node_port.duplicate());
             }
-            node_ports.push(key);
+            node_ports.insert(key);
         }
         let key = (port.get("protocol").text(), number.int_or_zero());
         if seen.contains(&key) {
             errors.push(port.duplicate());
         }
-        seen.push(key);
+        seen.insert(key);
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Source: `pkg/apis/certificates/validation`, `pkg/registry/certificates/certificates`.
 
+use std::collections::BTreeSet;
+
 use apimachinery::Value;
 use apimachinery::meta::at;
 use apimachinery::status::FieldError;
@@ -162,13 +164,13 @@ fn signing_request(object: &At<'_>) -> Errors {
     if usages.is_empty() {
         errors.push(usages.required("usages must be provided"));
     }
-    let mut seen = Vec::new();
+    let mut seen = BTreeSet::new();
     for usage in usages.items() {
         one_of(&mut errors, &usage, &USAGES);
         if seen.contains(&usage.text()) {
             errors.push(usage.duplicate());
         }
-        seen.push(usage.text());
+        seen.insert(usage.text());
     }
     signer(&mut errors, &spec.get("signerName"));
     let seconds = spec.get("expirationSeconds");
@@ -219,7 +221,7 @@ fn signer(errors: &mut Errors, signer: &At<'_>) {
 /// What conditions must be, beside those that were as wrong before.
 fn conditions(object: &At<'_>) -> Errors {
     let mut errors = Vec::new();
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen = BTreeSet::new();
     for condition in object.at(&["status", "conditions"]).items() {
         let (kind, status) = (condition.get("type"), condition.get("status"));
         if kind.is_empty() {
@@ -235,7 +237,7 @@ fn conditions(object: &At<'_>) -> Errors {
         if seen.contains(&kind.text()) {
             errors.push(kind.duplicate());
         }
-        seen.push(kind.text());
+        seen.insert(kind.text());
     }
     errors
 }

@@ -28,6 +28,8 @@ pub(crate) struct WriteParams {
     pub(crate) rules: bool,
     /// Who owns what is written; `None` records nothing.
     pub(crate) manager: Option<String>,
+    /// The write is an apply, which is nothing without the record of who owns what.
+    pub(crate) applies: bool,
     /// `CreateOptions` and its kin as admission sees them.
     pub(crate) options: Option<Value>,
     /// The name of the URL, on create-on-update.
@@ -151,7 +153,7 @@ impl Core {
             let admit = admission_of(place, Operation::Create, namespace, &name, "", params);
             self.admit_stored(&admit, place.target, &mut object, None).await?;
         }
-        let bytes = crate::codec::to_stored(place.target, &mut object);
+        let mut bytes = crate::codec::to_stored(place.target, &mut object);
         let key = caches::layout(&place.descriptor).key(apimachinery::meta::namespace(&object), &name);
         let taken = |existing: &storage::KeyValue| {
             let mut status = Status::already_exists(&place.group_resource(), &name);
@@ -167,7 +169,13 @@ impl Core {
                 return Ok(Err(taken(&existing)));
             }
         } else {
-            match self.objects.create(key, bytes.clone(), place.descriptor.storage.ttl_seconds).await {
+            let ttl = place.descriptor.storage.ttl_seconds;
+            let mut made = self.objects.create(std::sync::Arc::clone(&key), bytes.clone(), ttl).await;
+            if super::is_too_large(&made) && super::drop_owners(params, &mut object) {
+                bytes = crate::codec::to_stored(place.target, &mut object);
+                made = self.objects.create(key, bytes.clone(), ttl).await;
+            }
+            match made {
                 Ok(revision) => {
                     set_resource_version(&mut object, revision);
                     stored = Some((bytes, revision));

@@ -3,6 +3,8 @@
 //! Source: API conventions, "Metadata"; `k8s.io/apiserver/pkg/registry/rest` (BeforeCreate, BeforeUpdate). What is valid
 //! is said by [`objectmeta`].
 
+use std::collections::HashSet;
+
 use apimachinery::meta::{at, metadata_mut, str_at};
 use apimachinery::status::{FieldError, Status};
 use apimachinery::{Map, Value, objectmeta};
@@ -60,17 +62,21 @@ pub(crate) fn match_name(object: &Value, name: &str, namespace: &str) -> Result<
 /// Drops repeated owner references; the warning to send when there were any.
 pub(crate) fn dedup_owners(object: &mut Value, after_admission: bool) -> Option<String> {
     let owners = metadata_mut(object)?.get_mut("ownerReferences")?.as_array_mut()?;
-    let mut seen: Vec<Value> = Vec::with_capacity(owners.len());
+    if owners.len() < 2 {
+        return None;
+    }
+    let mut seen: HashSet<Value> = HashSet::with_capacity(owners.len());
     let mut repeated: Vec<String> = Vec::new();
+    let mut named: HashSet<String> = HashSet::new();
     owners.retain(|owner| {
         if seen.contains(owner) {
             let uid = str_at(owner, &["uid"]).to_owned();
-            if !repeated.contains(&uid) {
+            if named.insert(uid.clone()) {
                 repeated.push(uid);
             }
             return false;
         }
-        seen.push(owner.clone());
+        seen.insert(owner.clone());
         true
     });
     if repeated.is_empty() {

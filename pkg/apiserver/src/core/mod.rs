@@ -143,6 +143,19 @@ pub(crate) fn write_failure(error: WriteError, resource: &GroupResource, name: &
     }
 }
 
+/// Whether a write failed because the object is larger than the store takes.
+pub(crate) fn is_too_large<T>(written: &Result<T, WriteError>) -> bool {
+    matches!(written, Err(WriteError::Storage(storage::Error::TooLarge(_))))
+}
+
+/// Takes the managed fields out of an object that is too large with them, as upstream does for the writes of clients that
+/// do not apply. Whether there was something to take out.
+pub(crate) fn drop_owners(params: &create::WriteParams, object: &mut Value) -> bool {
+    !params.applies
+        && params.manager.is_some()
+        && apimachinery::meta::metadata_mut(object).is_some_and(|m| m.remove("managedFields").is_some())
+}
+
 /// Puts back the managed fields from before mutating admission when what is there now cannot be read. Most often nothing
 /// has touched them, which is cheaper to see than to read them. Answers the warning to send then.
 pub(crate) fn restore_managed_fields(before: Option<&Value>, object: &mut Value) -> Option<String> {

@@ -305,7 +305,7 @@ impl Core {
     ) -> Result<(Outcome, Option<Bytes>), Status> {
         let place = &subject.place;
         let removed = is_finished(place, new, &current.stored);
-        let bytes = crate::codec::to_stored_keeping_times(place.target, new, &current.stored);
+        let mut bytes = crate::codec::to_stored_keeping_times(place.target, new, &current.stored);
         let failed = |error| write_failure(error, &place.group_resource(), subject.name);
         if params.dry_run {
             return Ok((Outcome::Done(current.revision), Some(bytes).filter(|_| !removed)));
@@ -314,7 +314,13 @@ impl Core {
             return Ok((attempt.delete().await.map_err(failed)?, None));
         }
         let ttl = place.descriptor.storage.ttl_seconds;
-        Ok((attempt.put(bytes.clone(), ttl).await.map_err(failed)?, Some(bytes)))
+        let again = attempt.clone();
+        let mut put = attempt.put(bytes.clone(), ttl).await;
+        if super::is_too_large(&put) && super::drop_owners(params, new) {
+            bytes = crate::codec::to_stored_keeping_times(place.target, new, &current.stored);
+            put = again.put(bytes.clone(), ttl).await;
+        }
+        Ok((put.map_err(failed)?, Some(bytes)))
     }
 }
 

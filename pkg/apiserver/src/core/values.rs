@@ -29,6 +29,7 @@ fn params(options: &WriteOptions) -> WriteParams {
         admission: options.admission,
         rules: options.rules,
         manager: options.manager.clone(),
+        applies: false,
         options: None,
         url_name: None,
     }

@@ -14,6 +14,7 @@ use crate::core::delete::details;
 use crate::core::update::Subject;
 use crate::extension::DeleteRequest;
 use crate::negotiate::{self, Format};
+use crate::options;
 use crate::respond;
 use crate::store::Precondition;
 
@@ -74,9 +75,7 @@ pub(crate) fn read_request(exchange: &Exchange) -> Result<(DeleteRequest, Option
     let mut request = DeleteRequest::default();
     let mut tree = None;
     if exchange.body.is_empty() {
-        request.grace_period_seconds = query
-            .integer("gracePeriodSeconds")
-            .map_err(|t| Status::bad_request(format!("strconv.ParseInt: parsing {t:?}: invalid syntax")))?;
+        request.grace_period_seconds = options::number(query, "gracePeriodSeconds")?;
         request.propagation_policy =
             query.get("propagationPolicy").filter(|p| !p.is_empty()).map(str::to_owned);
         if let (None, Some(orphan)) = (&request.propagation_policy, query.flag_opt("orphanDependents")) {

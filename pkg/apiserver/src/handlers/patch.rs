@@ -29,8 +29,9 @@ pub(crate) const TYPES: [&str; 4] = [
 
 pub(crate) async fn handle(exchange: Exchange) -> Result<Response, Status> {
     let media = exchange.media()?;
-    let options = options::write(&exchange.context, "PatchOptions")?;
+    let mut options = options::write(&exchange.context, "PatchOptions")?;
     let media_type = media_type(&exchange);
+    options.params.applies = media_type == APPLY;
     let change: Box<dyn Change + '_> = if media_type == APPLY {
         Box::new(apply(&exchange, &options)?)
     } else {

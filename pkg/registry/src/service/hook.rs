@@ -83,7 +83,7 @@ fn address_failure(service: &Value, ip: Option<IpAddr>, error: AddressError) -> 
 
 fn port_failure(service: &Value, field: String, port: Option<u16>, error: PortError) -> Status {
     match (error, port) {
-        (PortError::Store(error), _) => Status::service_unavailable(error.to_string()),
+        (PortError::Store(error), _) => apiserver::store_failure(error),
         (error @ (PortError::Taken | PortError::NotInRange(_)), Some(port)) => {
             invalid(service, FieldError::invalid(field, port, error.to_string()))
         }
@@ -199,7 +199,8 @@ impl Allocation<'_> {
         let dry_run = self.addresses.dry_run;
         // ports of this service, old and new: one port may serve several protocols
         let mut own = before.clone();
-        if needs_node_ports(service) {
+        // what repeats a port is refused by validation, and not worth looking for ports
+        if needs_node_ports(service) && !repeats_a_port(service) {
             let count = at(service, &["spec", "ports"]).and_then(Value::as_array).map_or(0, Vec::len);
             for i in 0..count {
                 let field = format!("spec.ports[{i}].nodePort");
@@ -258,6 +259,16 @@ impl Allocation<'_> {
             }
         }
     }
+}
+
+/// Whether two ports have one number and one protocol.
+fn repeats_a_port(service: &Value) -> bool {
+    let ports = at(service, &["spec", "ports"]).and_then(Value::as_array);
+    let mut seen = std::collections::HashSet::new();
+    ports
+        .into_iter()
+        .flatten()
+        .any(|port| !seen.insert((number(port.get("port")), str_at(port, &["protocol"]))))
 }
 
 /// The node port of an earlier port of the same number and another protocol, as for DNS over TCP and UDP.
@@ -365,6 +376,20 @@ impl WriteHook for ServiceHook {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn repeated_ports_are_seen() {
+        let cases = [
+            (json!([{"port": 80, "protocol": "TCP"}, {"port": 80, "protocol": "UDP"}]), false),
+            (json!([{"port": 80, "protocol": "TCP"}, {"port": 81, "protocol": "TCP"}]), false),
+            (json!([{"port": 80, "protocol": "TCP"}, {"port": 80, "protocol": "TCP", "name": "b"}]), true),
+            (json!([]), false),
+            (Value::Null, false),
+        ];
+        for (ports, repeats) in cases {
+            assert_eq!(repeats_a_port(&json!({"spec": {"ports": ports}})), repeats, "{ports}");
+        }
+    }
 
     #[test]
     fn who_needs_ports() {

@@ -6,6 +6,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use storage_etcd::{Config, Etcd};
 
 /// Longest wait for etcd to answer after its start.
@@ -17,6 +19,7 @@ pub(crate) struct Server {
     client: u16,
     peer: u16,
     tls: bool,
+    flags: Vec<String>,
 }
 
 fn free_port() -> u16 {
@@ -25,12 +28,18 @@ fn free_port() -> u16 {
 
 impl Server {
     pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// With more flags.
+    pub(crate) fn start_with(flags: &[&str]) -> Self {
         let mut server = Self {
             child: None,
             dir: tempfile::tempdir().unwrap(),
             client: free_port(),
             peer: free_port(),
             tls: false,
+            flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
         };
         server.run();
         server
@@ -44,6 +53,7 @@ impl Server {
             client: free_port(),
             peer: free_port(),
             tls: true,
+            flags: Vec::new(),
         };
         make(server.dir.path());
         server.run();
@@ -66,6 +76,7 @@ impl Server {
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
             .args(["--initial-cluster", &format!("only={peer}")])
+            .args(&self.flags)
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         if self.tls {
@@ -85,6 +96,21 @@ impl Server {
             child.kill().unwrap();
             child.wait().unwrap();
         }
+    }
+
+    /// `kill -STOP`: connections stay, answers do not come.
+    pub(crate) fn pause(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    /// `kill -CONT`.
+    pub(crate) fn resume(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let id = self.child.as_ref().unwrap().id();
+        kill(Pid::from_raw(id.cast_signed()), signal).unwrap();
     }
 
     pub(crate) fn url(&self) -> String {

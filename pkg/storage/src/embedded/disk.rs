@@ -20,7 +20,7 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use parking_lot::RwLock;
 
 use super::index::Place;
-use crate::{Error, LeaseId, Revision};
+use crate::{Error, LeaseId, NO_SPACE, Revision};
 
 /// First line of `STORE`; the number is that of the record format.
 const MARKER: &str = "kubewright store, format 1\n";
@@ -175,11 +175,8 @@ impl Disk {
         };
         if let Err(error) = written {
             let error = engine_error("cannot write", &error);
-            return Err(if self.free_bytes().is_ok_and(|free| free < FULL) {
-                Error::NoSpace(error.to_string())
-            } else {
-                error
-            });
+            let full = !matches!(error, Error::NoSpace(_)) && self.free_bytes().is_ok_and(|free| free < FULL);
+            return Err(if full { no_space(&error.to_string()) } else { error });
         }
         self.freed_since_reclaim += batch.freed_bytes;
         Ok(())
@@ -248,7 +245,7 @@ impl Disk {
         }
         let free = self.free_bytes()?;
         if free < self.min_free.saturating_add(writes as u64) {
-            return Err(Error::NoSpace(format!(
+            return Err(no_space(&format!(
                 "{} has {} MiB left, of which {} are kept free",
                 self.dir.display(),
                 free >> 20,
@@ -502,10 +499,15 @@ fn sync_dir(dir: &Path) -> std::io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
+/// The error of a full disk, in words that clients look for.
+fn no_space(why: &str) -> Error {
+    Error::NoSpace(format!("{NO_SPACE}: {why}"))
+}
+
 fn io_error(what: &str, path: &Path, error: &std::io::Error) -> Error {
     let text = format!("{what} {}: {error}", path.display());
     match error.kind() {
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Error::NoSpace(text),
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => no_space(&text),
         _ => Error::Unavailable(text),
     }
 }
@@ -519,7 +521,7 @@ fn engine_error(what: &str, error: &fjall::Error) -> Error {
     };
     let text = format!("{what}: {error}");
     match io.map(std::io::Error::kind) {
-        Some(std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) => Error::NoSpace(text),
+        Some(std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) => no_space(&text),
         // a file that ends too early or is not there is damage, not weather
         Some(
             std::io::ErrorKind::UnexpectedEof

@@ -14,7 +14,7 @@ use super::past::{Passed, Unloaded};
 use super::queue::Request;
 use super::{Options, Shared, View};
 use crate::hub::Change;
-use crate::{Compare, Error, Event, LeaseId, Op, Revision, TxnResponse};
+use crate::{Compare, Error, Event, LeaseId, NO_SPACE, Op, Revision, TOO_LARGE, TxnResponse};
 
 /// Changes whose past is forgotten in one round; writes go between rounds.
 const FORGET_CHUNK: usize = 2000;
@@ -229,15 +229,12 @@ impl Writer {
             }
         }
         if size > self.options.max_txn_bytes {
-            return Err(Error::TooLarge(format!(
-                "{size} bytes, the limit is {}",
-                self.options.max_txn_bytes
-            )));
+            return Err(Error::TooLarge(TOO_LARGE.into()));
         }
         let writes = ops.iter().any(|op| matches!(op, Op::Put { .. }));
         if writes && group.view.index.bytes() + size > self.options.max_bytes {
             return Err(Error::NoSpace(format!(
-                "the store's quota of {} bytes is used up",
+                "{NO_SPACE}: the store's quota of {} bytes is used up",
                 self.options.max_bytes
             )));
         }
@@ -250,7 +247,7 @@ impl Writer {
         }
         let granted_here = group.lease_changes.iter().filter(|c| matches!(c, LeaseChange::Grant(..))).count();
         if self.leases.len() + granted_here >= MAX_LEASES {
-            return Err(Error::NoSpace(format!("there are {MAX_LEASES} leases")));
+            return Err(Error::NoSpace(format!("{NO_SPACE}: there are {MAX_LEASES} leases")));
         }
         let id = LeaseId(self.next_lease);
         self.next_lease += 1;

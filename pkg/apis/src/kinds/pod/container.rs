@@ -1,6 +1,6 @@
 //! Validation of containers. Source: `pkg/apis/core/validation`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::security;
 use crate::cursor::{At, Errors, non_negative, one_of, shape};
@@ -10,11 +10,11 @@ use crate::names;
 /// What containers refer to in their pod.
 pub(super) struct Scope<'a> {
     /// Volumes by name, and whether one is a claim.
-    pub(super) volumes: &'a [(&'a str, bool)],
+    pub(super) volumes: &'a BTreeMap<&'a str, bool>,
     /// The pod's `terminationGracePeriodSeconds`.
     pub(super) grace: i64,
     /// Names of the pod's resource claims.
-    pub(super) claims: Vec<&'a str>,
+    pub(super) claims: BTreeSet<&'a str>,
     /// The pod's users are the host's.
     pub(super) host_users: bool,
 }
@@ -385,12 +385,13 @@ pub(super) fn descending(errors: &mut Errors, path: &At<'_>) {
 fn mounts(errors: &mut Errors, container: &At<'_>, scope: &Scope<'_>) {
     let mut points = BTreeSet::new();
     let devices = container.get("volumeDevices");
+    let device_names: BTreeSet<&str> = devices.items().map(|device| device.get("name").text()).collect();
     for mount in container.get("volumeMounts").items() {
         let (name, point) = (mount.get("name"), mount.get("mountPath"));
         if name.is_empty() {
             errors.push(name.required(""));
         }
-        if !scope.volumes.iter().any(|(volume, _)| *volume == name.text()) {
+        if !scope.volumes.contains_key(name.text()) {
             errors.push(name.not_found());
         }
         if point.is_empty() {
@@ -399,7 +400,7 @@ fn mounts(errors: &mut Errors, container: &At<'_>, scope: &Scope<'_>) {
         if !points.insert(point.text()) {
             errors.push(point.invalid("must be unique"));
         }
-        if devices.items().any(|d| d.get("name").text() == name.text()) {
+        if device_names.contains(name.text()) {
             errors.push(name.invalid("must not already exist in volumeDevices"));
         }
         let (sub, expression) = (mount.get("subPath"), mount.get("subPathExpr"));
@@ -429,10 +430,10 @@ fn mounts(errors: &mut Errors, container: &At<'_>, scope: &Scope<'_>) {
     let mut paths = BTreeSet::new();
     for device in devices.items() {
         let (name, path) = (device.get("name"), device.get("devicePath"));
-        match scope.volumes.iter().find(|(volume, _)| *volume == name.text()) {
+        match scope.volumes.get(name.text()) {
             _ if name.is_empty() => errors.push(name.required("")),
             None => errors.push(name.not_found()),
-            Some((_, false)) => {
+            Some(false) => {
                 errors.push(name.invalid("can only use volume source type of PersistentVolumeClaim, Ephemeral, or PersistentVolume for block mode"));
             }
             Some(_) => {}

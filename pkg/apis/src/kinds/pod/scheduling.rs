@@ -1,5 +1,7 @@
 //! Validation of what steers scheduling: affinity, tolerations, spread. Source: `pkg/apis/core/validation`.
 
+use std::collections::BTreeSet;
+
 use apimachinery::objectmeta;
 
 use crate::cursor::{At, Errors, shape};
@@ -151,7 +153,7 @@ fn pod_term(errors: &mut Errors, term: &At<'_>) {
 
 /// Validates topology spread constraints.
 pub(super) fn spread(errors: &mut Errors, constraints: &At<'_>) {
-    let mut seen = Vec::new();
+    let mut seen = BTreeSet::new();
     for constraint in constraints.items() {
         let skew = constraint.get("maxSkew");
         if skew.int_or_zero() <= 0 {
@@ -169,7 +171,7 @@ pub(super) fn spread(errors: &mut Errors, constraints: &At<'_>) {
                 format!("{{{}, {}}}", pair.0, pair.1),
             ));
         }
-        seen.push(pair);
+        seen.insert(pair);
         let domains = constraint.get("minDomains");
         if domains.present() {
             if domains.int_or_zero() <= 0 {

@@ -1,5 +1,7 @@
 //! Validation of security contexts. Source: `pkg/apis/core/validation`.
 
+use std::collections::BTreeSet;
+
 use apimachinery::Value;
 
 use super::container;
@@ -27,7 +29,7 @@ pub(super) fn pod(errors: &mut Errors, spec: &At<'_>) {
                 .invalid("ShareProcessNamespace and HostPID cannot both be enabled"),
         );
     }
-    let mut seen = Vec::new();
+    let mut seen = BTreeSet::new();
     for sysctl in context.get("sysctls").items() {
         let name = sysctl.get("name");
         if name.is_empty() {
@@ -39,7 +41,7 @@ pub(super) fn pod(errors: &mut Errors, spec: &At<'_>) {
         } else if seen.contains(&name.text()) {
             errors.push(name.duplicate());
         }
-        seen.push(name.text());
+        seen.insert(name.text());
         let (ipc, net) = (spec.get("hostIPC").flag(), spec.get("hostNetwork").flag());
         let ipc_name = ["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."]
             .iter()

@@ -1,5 +1,7 @@
 //! What may change of a pod. Source: `ValidatePodUpdate` and its kin in `pkg/apis/core/validation`.
 
+use std::collections::HashSet;
+
 use apimachinery::Value;
 use apimachinery::strategy::WriteContext;
 
@@ -113,7 +115,7 @@ fn added_tolerations(errors: &mut Errors, new: &At<'_>, old: &At<'_>) {
         }
         value
     };
-    let all: Vec<Value> = new.items().map(|t| without_time(&t)).collect();
+    let all: HashSet<Value> = new.items().map(|t| without_time(&t)).collect();
     if !old.items().all(|t| all.contains(&without_time(&t))) {
         errors.push(new.forbidden("existing toleration can not be modified except its tolerationSeconds"));
     }
@@ -121,7 +123,7 @@ fn added_tolerations(errors: &mut Errors, new: &At<'_>, old: &At<'_>) {
 }
 
 fn removed_gates(errors: &mut Errors, new: &At<'_>, old: &At<'_>) {
-    let before: Vec<&str> = old.items().map(|g| g.get("name").text()).collect();
+    let before: HashSet<&str> = old.items().map(|g| g.get("name").text()).collect();
     for gate in new.items() {
         let name = gate.get("name").text();
         if !before.contains(&name) {

@@ -121,8 +121,8 @@ pub(super) fn pod_spec(errors: &mut Errors, spec: &At<'_>) {
     }
 }
 
-fn resource_claims<'a>(errors: &mut Errors, claims: &At<'a>) -> Vec<&'a str> {
-    let mut seen = Vec::new();
+fn resource_claims<'a>(errors: &mut Errors, claims: &At<'a>) -> BTreeSet<&'a str> {
+    let mut seen = BTreeSet::new();
     for claim in claims.items() {
         let name = claim.get("name");
         if name.is_empty() {
@@ -131,7 +131,7 @@ fn resource_claims<'a>(errors: &mut Errors, claims: &At<'a>) -> Vec<&'a str> {
             errors.push(name.duplicate());
         } else {
             shape(errors, &name, names::dns1123_label(name.text(), false));
-            seen.push(name.text());
+            seen.insert(name.text());
         }
         let (own, template) = (claim.get("resourceClaimName"), claim.get("resourceClaimTemplateName"));
         match (own.present(), template.present()) {

@@ -1,6 +1,6 @@
 //! Validation of volumes. Source: `ValidateVolumes` in `pkg/apis/core/validation`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::container::{descending, resource_field_ref, volume_field_ref};
 use crate::cursor::{At, Errors, one_of, shape};
@@ -34,21 +34,22 @@ const REQUIRED: [(&str, &[&str]); 17] = [
 ];
 
 /// Validates the volumes; answers their names, and whether each may be a block device.
-pub(super) fn validate<'a>(errors: &mut Errors, volumes: &At<'a>) -> Vec<(&'a str, bool)> {
-    let mut seen: Vec<(&str, bool)> = Vec::new();
+pub(super) fn validate<'a>(errors: &mut Errors, volumes: &At<'a>) -> BTreeMap<&'a str, bool> {
+    let mut seen = BTreeMap::new();
     for volume in volumes.items() {
         let name = volume.get("name");
         if name.is_empty() {
             errors.push(name.required(""));
         } else {
             shape(errors, &name, names::dns1123_label(name.text(), false));
-            if seen.iter().any(|(n, _)| *n == name.text()) {
+            if seen.contains_key(name.text()) {
                 errors.push(name.duplicate());
             }
         }
         source(errors, &volume);
         let block = volume.get("persistentVolumeClaim").present() || volume.get("ephemeral").present();
-        seen.push((name.text(), block));
+        // of several with one name the first counts
+        seen.entry(name.text()).or_insert(block);
     }
     seen
 }

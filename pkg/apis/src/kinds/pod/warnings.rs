@@ -42,13 +42,13 @@ pub(crate) fn of_spec(spec: &At<'_>) -> Vec<String> {
 }
 
 fn duplicates<'a>(warnings: &mut Vec<String>, list: &At<'a>, key: &'a str) {
-    let mut seen = Vec::new();
+    let mut seen = BTreeSet::new();
     for item in list.items() {
         let value = item.get(key).text();
         if seen.contains(&value) {
             warnings.push(format!("{}: duplicate {key} {value:?}", item.path()));
         }
-        seen.push(value);
+        seen.insert(value);
     }
 }
 
@@ -77,13 +77,13 @@ fn of_container(warnings: &mut Vec<String>, container: &At<'_>) {
             }
         }
     }
-    let mut ports = Vec::new();
+    let mut ports = BTreeSet::new();
     for port in container.get("ports").items() {
         let identity = (port.get("containerPort").int_or_zero(), port.get("protocol").text());
         if ports.contains(&identity) {
             warnings.push(format!("{}: duplicate port definition", port.path()));
         }
-        ports.push(identity);
+        ports.insert(identity);
     }
 }
 

@@ -1,0 +1,104 @@
+//! Requests whose heads are too large are refused by their status code; what upstream takes is taken.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use component::http::{Request, Response, empty, text};
+use component::pki::{Ca, Host};
+use component::serving::{Handler, Limits, MAX_HEADERS, serve};
+use component::tls::{ServerCertificate, roots, server_config};
+use http::StatusCode;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+async fn server(tls: Option<Arc<rustls::ServerConfig>>) -> (SocketAddr, CancellationToken) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let shutdown = CancellationToken::new();
+    let handler = |_: Request| -> futures::future::BoxFuture<'static, Response> {
+        Box::pin(async { text(StatusCode::OK, "ok") })
+    };
+    let handler: Arc<dyn Handler> = Arc::new(handler);
+    tokio::spawn(serve(listener, tls, handler, Limits::default(), shutdown.clone()));
+    (address, shutdown)
+}
+
+/// The status code of an answer over HTTP/1.1, 0 when the connection is closed without one.
+async fn code(address: SocketAddr, head: &str) -> u16 {
+    let mut stream = TcpStream::connect(address).await.expect("a connection");
+    // the server may answer and close before it has read everything
+    let _ = stream.write_all(head.as_bytes()).await;
+    let mut answer = [0; 16];
+    let read = tokio::time::timeout(PATIENCE, stream.read(&mut answer)).await.expect("an answer in time");
+    let text = String::from_utf8_lossy(&answer[..read.unwrap_or(0)]).into_owned();
+    text.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0)
+}
+
+#[tokio::test]
+async fn heads_over_http_1() {
+    let (address, shutdown) = server(None).await;
+    let headers = |count: usize, bytes: usize| {
+        let line = format!("impersonate-group: {}\r\n", "g".repeat(bytes));
+        format!("GET / HTTP/1.1\r\nhost: h\r\n{}\r\n", line.repeat(count))
+    };
+    let path = |bytes: usize| format!("GET /{} HTTP/1.1\r\nhost: h\r\n\r\n", "p".repeat(bytes));
+    let cases = [
+        ("few headers", headers(5, 10), 200),
+        ("as many headers as a user in many groups needs", headers(900, 30), 200),
+        ("too many headers", headers(MAX_HEADERS + 1, 1), 431),
+        ("a large header", headers(1, 900_000), 200),
+        ("headers that are too large", headers(3, 900_000), 431),
+        ("a long path", path(60_000), 200),
+        ("a path that is too long", path(70_000), 414),
+        ("no HTTP", "no such thing\r\n\r\n".to_owned(), 400),
+        ("a header without a colon", "GET / HTTP/1.1\r\nhost\r\n\r\n".to_owned(), 400),
+        ("two lengths", "POST / HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n".to_owned(), 400),
+        ("a length that is none", "POST / HTTP/1.1\r\ncontent-length: -1\r\n\r\n".to_owned(), 400),
+    ];
+    for (what, head, expected) in cases {
+        assert_eq!(code(address, &head).await, expected, "{what}");
+    }
+    assert_eq!(code(address, &headers(1, 1)).await, 200, "the server goes on");
+    shutdown.cancel();
+}
+
+#[tokio::test]
+async fn heads_over_http_2() {
+    component::install_crypto();
+    let ca = Ca::new("test").expect("an authority");
+    let pem = ca.issue_server("localhost", None, &[Host::from("localhost")]).expect("a certificate");
+    let certificate =
+        ServerCertificate::fixed(pem.cert.as_bytes(), pem.key.as_bytes()).expect("a certificate");
+    let (address, shutdown) = server(Some(server_config(certificate, None).expect("TLS"))).await;
+    let mut config = rustls::ClientConfig::builder()
+        .with_root_certificates(roots(ca.pem().cert.as_bytes()).expect("roots"))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let stream = TcpStream::connect(address).await.expect("a connection");
+    let name = rustls_pki_types::ServerName::try_from("localhost").expect("a name");
+    let stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.expect("TLS");
+    let (mut sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        .max_header_list_size(1 << 20)
+        .handshake(TokioIo::new(stream))
+        .await
+        .expect("HTTP/2");
+    tokio::spawn(connection);
+    // name and value and 32 bytes a header count
+    for (count, bytes, expected) in
+        [(1, 10, 200), (900, 30, 200), (20, 40_000, 200), (40, 40_000, 431), (1, 10, 200)]
+    {
+        let mut request = http::Request::get("https://localhost/").body(empty()).expect("a request");
+        for _ in 0..count {
+            let value = "g".repeat(bytes).parse().expect("a value");
+            request.headers_mut().append("impersonate-group", value);
+        }
+        let answer = tokio::time::timeout(PATIENCE, sender.send_request(request)).await.expect("in time");
+        assert_eq!(answer.expect("an answer").status().as_u16(), expected, "{count} of {bytes} bytes");
+    }
+    shutdown.cancel();
+}
