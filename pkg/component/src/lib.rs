@@ -8,6 +8,7 @@ pub mod flags;
 pub mod gates;
 pub mod health;
 pub mod http;
+mod link;
 pub mod logs;
 pub mod memory;
 pub mod metrics;

@@ -1,23 +1,25 @@
 //! The HTTP server of every component: hyper on a listener, TLS when configured, drained on shutdown.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
+use futures::FutureExt as _;
+use futures::future::{self, BoxFuture};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::http::{Request, Response, boxed};
+use crate::link::{self, Link};
+use crate::tls;
 
 /// Longest a TLS handshake may take.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -85,7 +87,7 @@ pub async fn serve(
     limits: Limits,
     shutdown: CancellationToken,
 ) {
-    let acceptor = tls.map(TlsAcceptor::from);
+    let acceptor = tls.map(tls::Acceptor::new);
     let slots = Arc::new(Semaphore::new(limits.connections));
     let tasks = TaskTracker::new();
     // Cancelled when the drain time is over: what is still open then is dropped.
@@ -127,6 +129,21 @@ pub async fn serve(
     }
 }
 
+/// Runs a connection; at shutdown it finishes the requests under way. Both kinds of connection can do that, but share
+/// no trait for it.
+macro_rules! until_shutdown {
+    ($connection:expr, $shutdown:expr) => {{
+        let mut connection = std::pin::pin!($connection);
+        tokio::select! {
+            result = connection.as_mut() => result,
+            () = $shutdown.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        }
+    }};
+}
+
 struct Connection {
     handler: Arc<dyn Handler>,
     streams: u32,
@@ -134,10 +151,10 @@ struct Connection {
 }
 
 impl Connection {
-    async fn run(self, stream: tokio::net::TcpStream, peer: SocketAddr, acceptor: Option<TlsAcceptor>) {
+    async fn run(self, stream: tokio::net::TcpStream, peer: SocketAddr, acceptor: Option<tls::Acceptor>) {
         let Some(acceptor) = acceptor else {
             let info = ConnInfo { peer, certificates: Vec::new(), secure: false };
-            return self.http(stream, info, false).await;
+            return self.http1(stream, info).await;
         };
         match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
             Ok(Ok(stream)) => {
@@ -146,62 +163,70 @@ impl Connection {
                     .peer_certificates()
                     .map(|chain| chain.iter().map(|c| c.clone().into_owned()).collect())
                     .unwrap_or_default();
-                let http2 = session.alpn_protocol() == Some(b"h2");
-                self.http(stream, ConnInfo { peer, certificates, secure: true }, http2).await;
+                let info = ConnInfo { peer, certificates, secure: true };
+                if session.alpn_protocol() == Some(b"h2") {
+                    let (socket, session) = stream.into_inner();
+                    self.http2(Link::new(socket, session), info).await;
+                } else {
+                    self.http1(stream, info).await;
+                }
             }
             Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake error"),
             Err(_) => tracing::debug!(%peer, "TLS handshake timed out"),
         }
     }
 
-    async fn http<S>(self, stream: S, info: ConnInfo, http2: bool)
+    async fn http1<S>(self, stream: S, info: ConnInfo)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let info = Arc::new(info);
-        let handler = self.handler;
-        let service = service_fn(move |request: hyper::Request<Incoming>| {
-            let mut request = request.map(boxed);
-            request.extensions_mut().insert(info.clone());
-            let answer = handler.clone().handle(request);
-            async move { Ok::<_, std::convert::Infallible>(answer.await) }
-        });
-        let io = TokioIo::new(stream);
+        let mut builder = hyper::server::conn::http1::Builder::new();
+        builder
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIMEOUT)
+            .max_headers(MAX_HEADERS)
+            .max_buf_size(MAX_HEADER_BYTES as usize);
+        let service = Service { handler: self.handler, info: Arc::new(info) };
+        let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
+        ended(until_shutdown!(connection, self.shutdown));
+    }
+
+    async fn http2(self, link: Link, info: ConnInfo) {
+        let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(self.streams)
+            .max_header_list_size(MAX_HEADER_BYTES)
+            .initial_stream_window_size(1 << 18)
+            .initial_connection_window_size(1 << 20)
+            .keep_alive_interval(KEEP_ALIVE_INTERVAL);
+        let service = Service { handler: self.handler, info: Arc::new(info) };
+        let connection = builder.serve_connection(TokioIo::new(link.clone()), service);
         let shutdown = self.shutdown;
-        // Both kinds of connection finish the requests under way after `graceful_shutdown`, but share no trait for it.
-        macro_rules! until_shutdown {
-            ($connection:expr) => {{
-                let mut connection = std::pin::pin!($connection);
-                tokio::select! {
-                    result = connection.as_mut() => result,
-                    () = shutdown.cancelled() => {
-                        connection.as_mut().graceful_shutdown();
-                        connection.await
-                    }
-                }
-            }};
-        }
-        let result = if http2 {
-            let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-            builder
-                .timer(TokioTimer::new())
-                .max_concurrent_streams(self.streams)
-                .max_header_list_size(MAX_HEADER_BYTES)
-                .initial_stream_window_size(1 << 18)
-                .initial_connection_window_size(1 << 20)
-                .keep_alive_interval(KEEP_ALIVE_INTERVAL);
-            until_shutdown!(builder.serve_connection(io, service))
-        } else {
-            let mut builder = hyper::server::conn::http1::Builder::new();
-            builder
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEADER_TIMEOUT)
-                .max_headers(MAX_HEADERS)
-                .max_buf_size(MAX_HEADER_BYTES as usize);
-            until_shutdown!(builder.serve_connection(io, service).with_upgrades())
-        };
-        if let Err(error) = result {
-            tracing::debug!(%error, "connection ended");
-        }
+        ended(link::drive(link, async { until_shutdown!(connection, shutdown) }).await);
+    }
+}
+
+/// Hands a connection's requests to the handler, with who sent them.
+struct Service {
+    handler: Arc<dyn Handler>,
+    info: Arc<ConnInfo>,
+}
+
+impl hyper::service::Service<hyper::Request<Incoming>> for Service {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = future::Map<BoxFuture<'static, Response>, fn(Response) -> Result<Response, Infallible>>;
+
+    fn call(&self, request: hyper::Request<Incoming>) -> Self::Future {
+        let mut request = request.map(boxed);
+        request.extensions_mut().insert(self.info.clone());
+        self.handler.clone().handle(request).map(Ok)
+    }
+}
+
+fn ended(result: Result<(), hyper::Error>) {
+    if let Err(error) = result {
+        tracing::debug!(%error, "connection ended");
     }
 }

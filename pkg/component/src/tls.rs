@@ -1,17 +1,25 @@
 //! TLS configurations of servers: certificates that may change on disk, optional client certificates.
 
+use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use rustls::RootCertStore;
-use rustls::ServerConfig;
+use parking_lot::Mutex;
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
+use rustls::{
+    CipherSuite, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
+};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use tokio::net::TcpStream;
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 /// How often files are looked at for a renewed certificate.
@@ -136,7 +144,7 @@ static ONLY_TLS13: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TL
 pub struct Offer {
     only_tls13: bool,
     /// Suites of TLS 1.2; `None` is every one there is. Those of TLS 1.3 are all offered, as by Go's servers.
-    suites: Option<Vec<rustls::CipherSuite>>,
+    suites: Option<Vec<CipherSuite>>,
 }
 
 /// Suites that Go's servers may be told to use and this one never does: none of them has forward secrecy and
@@ -202,6 +210,8 @@ impl Offer {
         if let Some(suites) = &self.suites {
             own.cipher_suites.retain(|s| s.tls13().is_some() || suites.contains(&s.suite()));
         }
+        // AES-128 is quicker than AES-256, most of all as its hash in handshakes is SHA-256; Go's servers prefer it too
+        own.cipher_suites.sort_by_key(|s| s.suite().as_str().is_none_or(|name| !name.contains("AES_128")));
         Arc::new(own)
     }
 
@@ -237,13 +247,115 @@ pub fn server_config_offering(
                 .allow_unauthenticated()
                 .build()
                 .map_err(|e| Error::Invalid(e.to_string()))?;
-            builder.with_client_cert_verifier(verifier)
+            builder.with_client_cert_verifier(Arc::new(Remembering { verifier, until: Mutex::default() }))
         }
         None => builder.with_no_client_auth(),
     }
     .with_cert_resolver(certificate);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    // clients that resume use one; others, as Go's, none
+    config.send_tls13_tickets = 1;
     Ok(Arc::new(config))
+}
+
+/// Client certificates whose chain was verified that are remembered.
+const REMEMBERED: usize = 256;
+/// Seconds a chain is remembered; the end of a certificate shows at the latest after this.
+const REMEMBERED_SECONDS: u64 = 60;
+
+/// Verifies chains of client certificates, those of clients that connect again and again once in a while. That a client
+/// has the key of its certificate is verified in each handshake.
+#[derive(Debug)]
+struct Remembering {
+    verifier: Arc<dyn ClientCertVerifier>,
+    /// When chains are to be verified again, as seconds since 1970.
+    until: Mutex<HashMap<Vec<Vec<u8>>, u64>>,
+}
+
+impl ClientCertVerifier for Remembering {
+    fn client_auth_mandatory(&self) -> bool {
+        self.verifier.client_auth_mandatory()
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.verifier.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let chain: Vec<_> = std::iter::once(leaf).chain(intermediates).map(|c| c.to_vec()).collect();
+        let seconds = now.as_secs();
+        if self.until.lock().get(&chain).is_some_and(|until| seconds < *until) {
+            return Ok(ClientCertVerified::assertion());
+        }
+        let verified = self.verifier.verify_client_cert(leaf, intermediates, now)?;
+        let mut until = self.until.lock();
+        if until.len() >= REMEMBERED {
+            until.retain(|_, until| seconds < *until);
+        }
+        if until.len() < REMEMBERED {
+            until.insert(chain, seconds + REMEMBERED_SECONDS);
+        }
+        Ok(verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verifier.verify_tls12_signature(message, leaf, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verifier.verify_tls13_signature(message, leaf, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.verifier.supported_verify_schemes()
+    }
+}
+
+/// Accepts connections with the server's order of cipher suites, or with the client's if that shows that the client has
+/// no hardware for AES, as Go's servers do.
+#[derive(Clone)]
+pub struct Acceptor {
+    ours: Arc<ServerConfig>,
+    theirs: Arc<ServerConfig>,
+}
+
+impl Acceptor {
+    /// An acceptor of this configuration.
+    pub fn new(config: Arc<ServerConfig>) -> Self {
+        let mut ours = (*config).clone();
+        ours.ignore_client_order = true;
+        Self { ours: Arc::new(ours), theirs: config }
+    }
+
+    /// Does the handshake.
+    pub async fn accept(&self, socket: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), socket).await?;
+        let ours = prefers_aes(start.client_hello().cipher_suites());
+        start.into_stream(Arc::clone(if ours { &self.ours } else { &self.theirs })).await
+    }
+}
+
+/// Whether AES comes before ChaCha20 in what a client offers.
+fn prefers_aes(offered: &[CipherSuite]) -> bool {
+    let mut names = offered.iter().filter_map(CipherSuite::as_str);
+    names
+        .find(|name| name.contains("_GCM_") || name.contains("CHACHA20"))
+        .is_none_or(|name| name.contains("_GCM_"))
 }
 
 #[cfg(test)]
@@ -279,5 +391,84 @@ mod tests {
         ] {
             assert!(offered(min, &[suite]).is_err(), "{min} {suite}");
         }
+    }
+
+    #[test]
+    fn aes_128_comes_first_unless_the_client_has_none() {
+        let suites = Offer::default().provider().cipher_suites.clone();
+        let first = |tls13: bool| {
+            suites.iter().find(|s| s.tls13().is_some() == tls13).map(rustls::SupportedCipherSuite::suite)
+        };
+        assert_eq!(first(true), Some(CipherSuite::TLS13_AES_128_GCM_SHA256));
+        assert_eq!(first(false), Some(CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256));
+        let (aes, chacha) =
+            (CipherSuite::TLS13_AES_256_GCM_SHA384, CipherSuite::TLS13_CHACHA20_POLY1305_SHA256);
+        let reserved = CipherSuite::Unknown(0x0a0a);
+        assert!(prefers_aes(&[reserved, aes, chacha]));
+        assert!(!prefers_aes(&[reserved, chacha, aes]));
+        assert!(prefers_aes(&[]));
+    }
+
+    #[test]
+    fn chains_are_verified_again_after_a_while() {
+        /// Accepts until it is told not to.
+        #[derive(Debug)]
+        struct Fickle(Arc<std::sync::atomic::AtomicBool>);
+
+        impl ClientCertVerifier for Fickle {
+            fn root_hint_subjects(&self) -> &[DistinguishedName] {
+                &[]
+            }
+            fn verify_client_cert(
+                &self,
+                _: &CertificateDer<'_>,
+                _: &[CertificateDer<'_>],
+                _: UnixTime,
+            ) -> Result<ClientCertVerified, rustls::Error> {
+                if self.0.load(std::sync::atomic::Ordering::SeqCst) {
+                    Ok(ClientCertVerified::assertion())
+                } else {
+                    Err(rustls::Error::General("no".into()))
+                }
+            }
+            fn verify_tls12_signature(
+                &self,
+                _: &[u8],
+                _: &CertificateDer<'_>,
+                _: &DigitallySignedStruct,
+            ) -> Result<HandshakeSignatureValid, rustls::Error> {
+                Ok(HandshakeSignatureValid::assertion())
+            }
+            fn verify_tls13_signature(
+                &self,
+                _: &[u8],
+                _: &CertificateDer<'_>,
+                _: &DigitallySignedStruct,
+            ) -> Result<HandshakeSignatureValid, rustls::Error> {
+                Ok(HandshakeSignatureValid::assertion())
+            }
+            fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+                Vec::new()
+            }
+        }
+
+        let accepting = Arc::new(std::sync::atomic::AtomicBool::new(true));
+        let verifier =
+            Remembering { verifier: Arc::new(Fickle(Arc::clone(&accepting))), until: Mutex::default() };
+        let verify = |leaf: &[u8], rest: &[&[u8]], seconds: u64| {
+            let rest: Vec<_> = rest.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
+            let now = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+            verifier.verify_client_cert(&CertificateDer::from(leaf.to_vec()), &rest, now).is_ok()
+        };
+        assert!(verify(b"leaf", &[b"ca"], 100));
+        for i in 0..2 * REMEMBERED as u64 {
+            assert!(verify(&i.to_be_bytes(), &[], 100), "more than are remembered");
+        }
+        accepting.store(false, std::sync::atomic::Ordering::SeqCst);
+        assert!(verify(b"leaf", &[b"ca"], 159));
+        assert!(!verify(b"leaf", &[b"ca"], 160), "after a minute");
+        assert!(!verify(b"leaf", &[b"other"], 100));
+        assert!(!verify(b"leafca", &[], 100));
+        assert!(!verify(&u64::MAX.to_be_bytes(), &[], 100));
     }
 }

@@ -8,19 +8,19 @@ use async_trait::async_trait;
 use etcd_client::{
     Client, Compare as EtcdCompare, CompareOp, GetOptions, PutOptions, Txn, TxnOp, TxnOpResponse,
 };
-use parking_lot::Mutex as SyncMutex;
+use parking_lot::Mutex;
 use storage::hub::Hub;
 use storage::{
     Compare, Error, Freshness, KeyValue, LeaseId, Op, RangeRequest, RangeResponse, Revision, Storage,
     TxnResponse, WatchStream,
 };
-use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::convert;
 use crate::feed::{self, Wishes};
+use crate::flights::Flights;
 use crate::past::Past;
 
 /// Keys of a range asked for at once.
@@ -37,7 +37,7 @@ const CATCH_UP_ASK: Duration = Duration::from_millis(50);
 pub struct Etcd {
     inner: Arc<Inner>,
     stop: CancellationToken,
-    feed: SyncMutex<Option<JoinHandle<()>>>,
+    feed: Mutex<Option<JoinHandle<()>>>,
 }
 
 pub(crate) struct Inner {
@@ -48,13 +48,6 @@ pub(crate) struct Inner {
     pub(crate) hub: Hub,
     pub(crate) wishes: Wishes,
     flights: Flights,
-}
-
-/// One question for the current revision answers all who asked before it was put.
-#[derive(Default)]
-struct Flights {
-    begun: std::sync::atomic::AtomicU64,
-    last: Mutex<(u64, Revision)>,
 }
 
 impl Etcd {
@@ -81,7 +74,7 @@ impl Etcd {
         let inner = Arc::new(inner);
         let stop = CancellationToken::new();
         let feed = tokio::spawn(feed::run(Arc::clone(&inner), stop.clone()));
-        Ok(Arc::new(Self { inner, stop, feed: SyncMutex::new(Some(feed)) }))
+        Ok(Arc::new(Self { inner, stop, feed: Mutex::new(Some(feed)) }))
     }
 
     /// Ends all watches and the connection's task.
@@ -142,19 +135,14 @@ impl Inner {
 
     /// The latest revision, linearizably, by a question put after this call.
     pub(crate) async fn current_revision(&self) -> Result<Revision, Error> {
-        use std::sync::atomic::Ordering::SeqCst;
-        let ticket = self.flights.begun.load(SeqCst);
-        let mut last = self.flights.last.lock().await;
-        if last.0 > ticket {
-            return Ok(last.1);
-        }
-        let flight = self.flights.begun.fetch_add(1, SeqCst) + 1;
-        // a key that does not exist: nothing is read but the revision
-        let answer =
-            self.get(&format!("{}\0", self.root), GetOptions::new().with_count_only(), Revision(0)).await?;
-        let revision = header_revision(answer.header());
-        *last = (flight, revision);
-        Ok(revision)
+        self.flights
+            .ask(async {
+                // a key that does not exist: nothing is read but the revision
+                let key = format!("{}\0", self.root);
+                let answer = self.get(&key, GetOptions::new().with_count_only(), Revision(0)).await?;
+                Ok(header_revision(answer.header()))
+            })
+            .await
     }
 
     /// Asks etcd for its version and notes what it can be trusted with.
@@ -168,6 +156,9 @@ impl Inner {
 
     /// Waits until the hub has seen a revision of etcd.
     async fn catch_up(&self, revision: Revision) -> Result<(), Error> {
+        if self.hub.revision() >= revision {
+            return Ok(());
+        }
         let wait = async {
             while tokio::time::timeout(CATCH_UP_ASK, self.hub.reaches(revision)).await.is_err() {
                 self.wishes.ask_for_progress();
@@ -186,14 +177,11 @@ impl Storage for Etcd {
     }
 
     async fn freshness(&self, prefix: &str) -> Result<Freshness, Error> {
+        let seen = self.inner.hub.revision();
         let revision = self.inner.current_revision().await?;
-        if revision < self.inner.hub.revision() {
-            let seen = self.inner.hub.revision();
-            // either the hub has just gone on, or etcd has gone back (restored from a backup): ask again to know
-            let again = self.inner.current_revision().await?;
-            if again < seen {
-                return Ok(Freshness { revision: again, changed: again });
-            }
+        if revision < seen {
+            // etcd has gone back: restored from a backup
+            return Ok(Freshness { revision, changed: revision });
         }
         self.inner.catch_up(revision).await?;
         Ok(self.inner.hub.freshness(prefix))

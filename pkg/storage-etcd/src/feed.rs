@@ -22,6 +22,8 @@ const MIN_BACKOFF: Duration = Duration::from_millis(50);
 const MAX_BACKOFF: Duration = Duration::from_secs(2);
 /// A quiet watch is asked for progress this often, which also finds a dead connection.
 const ASK_INTERVAL: Duration = Duration::from_secs(5);
+/// Changes that all watches have read are let go after this time, or twice as long.
+const TIDY_INTERVAL: Duration = Duration::from_secs(15);
 
 /// What is asked of the feed.
 #[derive(Debug, Default)]
@@ -91,11 +93,18 @@ async fn open_and_follow(inner: &Inner) -> Result<(), Error> {
     }
     let start = Revision(inner.hub.revision().0 + 1);
     let mut watch = open(inner, start, unreliable).await?;
+    let mut tidy = tokio::time::interval(TIDY_INTERVAL);
     loop {
         let response = tokio::select! {
             response = watch.message() => response,
             () = inner.wishes.progress.notified(), if !unreliable => {
                 watch.request_progress().await.map_err(|e| inner.error(&e, start))?;
+                continue;
+            }
+            _ = tidy.tick() => {
+                if let Some(to) = inner.hub.outlived() {
+                    drop(inner.hub.trim(to));
+                }
                 continue;
             }
             () = tokio::time::sleep(ASK_INTERVAL) => {

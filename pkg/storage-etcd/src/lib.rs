@@ -8,6 +8,7 @@ mod config;
 mod convert;
 mod engine;
 mod feed;
+mod flights;
 mod past;
 
 pub use config::Config;

@@ -58,12 +58,28 @@ struct Log {
     floor: Revision,
     revision: Revision,
     ended: Option<Error>,
-    watches: Vec<Weak<Watch>>,
+    /// With their prefixes, so that others need not be looked at.
+    watches: Vec<(Arc<str>, Weak<Watch>)>,
+    /// Where the log was when [`Hub::outlived`] was last asked.
+    mark: Revision,
+}
+
+impl Log {
+    fn open_watches(&self) -> impl Iterator<Item = Arc<Watch>> {
+        self.watches.iter().filter_map(|(_, watch)| watch.upgrade())
+    }
+
+    /// Up to where every watch has read.
+    fn read_by_all(&self) -> Revision {
+        let behind = self.open_watches().filter(|w| !w.has_read_all());
+        let least = behind.map(|w| w.position.load(Ordering::Acquire)).min();
+        Revision(least.unwrap_or(i64::MAX))
+    }
 }
 
 #[derive(Debug)]
 struct Watch {
-    prefix: String,
+    prefix: Arc<str>,
     wake: Notify,
     progress_wanted: AtomicBool,
     /// The last revision that changed something under the prefix.
@@ -84,8 +100,15 @@ impl Watch {
 impl Hub {
     /// An empty log at a revision whose past is not known.
     pub fn new(floor: Revision, revision: Revision) -> Self {
-        let log =
-            Log { changes: VecDeque::new(), weight: 0, floor, revision, ended: None, watches: Vec::new() };
+        let log = Log {
+            changes: VecDeque::new(),
+            weight: 0,
+            floor,
+            revision,
+            ended: None,
+            watches: Vec::new(),
+            mark: revision,
+        };
         Self { shared: Arc::new(RwLock::new(log)), reached: tokio::sync::watch::Sender::new(revision) }
     }
 
@@ -103,7 +126,8 @@ impl Hub {
         log.weight = 0;
         log.floor = revision;
         log.revision = revision;
-        for watch in std::mem::take(&mut log.watches).iter().filter_map(Weak::upgrade) {
+        log.mark = revision;
+        for watch in std::mem::take(&mut log.watches).iter().filter_map(|(_, watch)| watch.upgrade()) {
             watch.broken.store(true, Ordering::Release);
             watch.wake.notify_one();
         }
@@ -114,22 +138,19 @@ impl Hub {
     pub fn publish(&self, changes: Vec<Arc<Change>>, revision: Revision) {
         let mut log = self.shared.write();
         let mut any_gone = false;
-        for watch in &log.watches {
+        for (prefix, watch) in &log.watches {
+            let last =
+                changes.iter().rev().find(|c| c.events.iter().any(|e| e.kv.key.starts_with(&**prefix)));
+            let Some(change) = last else { continue };
             let Some(watch) = watch.upgrade() else {
                 any_gone = true;
                 continue;
             };
-            let last = changes
-                .iter()
-                .rev()
-                .find(|c| c.events.iter().any(|e| e.kv.key.starts_with(watch.prefix.as_str())));
-            if let Some(change) = last {
-                watch.changed.store(change.revision.0, Ordering::Release);
-                watch.wake.notify_one();
-            }
+            watch.changed.store(change.revision.0, Ordering::Release);
+            watch.wake.notify_one();
         }
         if any_gone {
-            log.watches.retain(|w| w.strong_count() > 0);
+            log.watches.retain(|(_, watch)| watch.strong_count() > 0);
         }
         for change in changes {
             log.weight += change.weight();
@@ -169,7 +190,7 @@ impl Hub {
         if log.changes.capacity() > 1024 && log.changes.len() * 4 < log.changes.capacity() {
             log.changes.shrink_to_fit();
         }
-        for watch in log.watches.iter().filter_map(Weak::upgrade) {
+        for watch in log.open_watches() {
             let position = watch.position.load(Ordering::Acquire);
             if position >= to.0 {
                 continue;
@@ -190,21 +211,14 @@ impl Hub {
         if log.weight <= soft {
             return None;
         }
-        let read_by_all = log
-            .watches
-            .iter()
-            .filter_map(Weak::upgrade)
-            .filter(|w| !w.has_read_all())
-            .map(|w| w.position.load(Ordering::Acquire))
-            .min()
-            .unwrap_or(i64::MAX);
+        let read_by_all = log.read_by_all();
         // an eighth more than needed, so that trimming does not run at every write
         let mut soft_excess = log.weight.saturating_sub(soft - soft / 8);
         let mut hard_excess = log.weight.saturating_sub(hard);
         let mut to = None;
         for change in &log.changes {
             let weight = change.weight();
-            let wanted = soft_excess > 0 && change.revision.0 <= read_by_all;
+            let wanted = soft_excess > 0 && change.revision <= read_by_all;
             if !wanted && hard_excess == 0 {
                 break;
             }
@@ -213,6 +227,20 @@ impl Hub {
             to = Some(change.revision);
         }
         to
+    }
+
+    /// Up to where the log holds what was there at the last call already and what every watch has read since. Whoever asks
+    /// at intervals, and trims to it, keeps a quiet log from holding on to the past; `None` when there is nothing.
+    pub fn outlived(&self) -> Option<Revision> {
+        let mut log = self.shared.write();
+        let now = log.revision;
+        let to = std::mem::replace(&mut log.mark, now).min(log.read_by_all());
+        log.changes.front().is_some_and(|oldest| oldest.revision <= to).then_some(to)
+    }
+
+    /// There is nothing in the log.
+    pub fn is_empty(&self) -> bool {
+        self.shared.read().changes.is_empty()
     }
 
     /// Bytes the log holds on to.
@@ -226,8 +254,8 @@ impl Hub {
         let changed = log
             .watches
             .iter()
-            .filter_map(Weak::upgrade)
-            .filter(|w| w.prefix == prefix)
+            .filter(|(of, _)| **of == *prefix)
+            .filter_map(|(_, watch)| watch.upgrade())
             .map(|w| w.changed.load(Ordering::Acquire))
             .min()
             .map_or(log.revision, Revision);
@@ -236,7 +264,7 @@ impl Hub {
 
     /// Makes every watch say how far it has come.
     pub fn request_progress(&self) {
-        for watch in self.shared.read().watches.iter().filter_map(Weak::upgrade) {
+        for watch in self.shared.read().open_watches() {
             watch.progress_wanted.store(true, Ordering::Release);
             watch.wake.notify_one();
         }
@@ -246,7 +274,7 @@ impl Hub {
     pub fn end(&self, error: Error) {
         let mut log = self.shared.write();
         log.ended = Some(error);
-        for watch in log.watches.iter().filter_map(Weak::upgrade) {
+        for watch in log.open_watches() {
             watch.wake.notify_one();
         }
     }
@@ -261,7 +289,7 @@ impl Hub {
             return Err(Error::Compacted { compacted: log.floor });
         }
         let watch = Arc::new(Watch {
-            prefix: prefix.to_owned(),
+            prefix: prefix.into(),
             wake: Notify::new(),
             progress_wanted: AtomicBool::new(true),
             changed: AtomicI64::new(log.revision.0),
@@ -270,9 +298,9 @@ impl Hub {
         });
         if log.watches.len() >= log.watches.capacity() {
             // before it grows: those gone since the last change need no place
-            log.watches.retain(|w| w.strong_count() > 0);
+            log.watches.retain(|(_, watch)| watch.strong_count() > 0);
         }
-        log.watches.push(Arc::downgrade(&watch));
+        log.watches.push((Arc::clone(&watch.prefix), Arc::downgrade(&watch)));
         let reader = Reader { shared: Arc::clone(&self.shared), watch, failed: false };
         Ok(Box::pin(stream::unfold(reader, Reader::next)))
     }
@@ -332,7 +360,7 @@ impl Reader {
                 read_to = Revision(change.revision.0 - 1);
                 break;
             }
-            let prefix = self.watch.prefix.as_str();
+            let prefix = &*self.watch.prefix;
             events.extend(change.events.iter().filter(|e| e.kv.key.starts_with(prefix)).cloned());
         }
         let revision = log.revision;
@@ -350,5 +378,45 @@ impl Reader {
             return Ok(Step::Message(WatchMessage::Progress(read_to)));
         }
         Ok(Step::Wait)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::{FutureExt as _, StreamExt as _};
+
+    use super::*;
+    use crate::KeyValue;
+
+    fn change(key: &str, revision: i64) -> Arc<Change> {
+        let revision = Revision(revision);
+        let kv = KeyValue {
+            key: key.into(),
+            value: "v".into(),
+            create_revision: revision,
+            mod_revision: revision,
+        };
+        Arc::new(Change { revision, events: vec![Event { kv, prev: None, deleted: false }] })
+    }
+
+    #[tokio::test]
+    async fn what_was_read_an_interval_ago_is_outlived() {
+        let hub = Hub::new(Revision(0), Revision(0));
+        let mut watch = hub.watch("/a/", Revision(1)).expect("nothing is gone");
+        let mut read = || while watch.next().now_or_never().is_some() {};
+        read();
+        hub.publish(vec![change("/a/x", 1)], Revision(1));
+        hub.publish(vec![change("/b/x", 2)], Revision(2));
+        assert_eq!(hub.outlived(), None, "it has just come");
+        assert_eq!(hub.outlived(), None, "a watch has not read it");
+        read();
+        hub.publish(vec![change("/a/y", 3)], Revision(3));
+        assert_eq!(hub.outlived(), Some(Revision(2)), "the latest has just come");
+        hub.trim(Revision(2));
+        assert_eq!((hub.outlived(), hub.is_empty()), (None, false));
+        read();
+        assert_eq!(hub.outlived(), Some(Revision(3)));
+        hub.trim(Revision(3));
+        assert_eq!((hub.outlived(), hub.is_empty()), (None, true));
     }
 }

@@ -353,6 +353,38 @@ async fn history_bounds_itself_without_losing_watches() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_quiet_store_leaves_its_past_to_the_disk() {
+    use futures::StreamExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { history_age: Duration::ZERO, ..small() };
+    let storage = Embedded::open(dir.path(), options).unwrap();
+    let read = async |start| {
+        let mut watch = storage.watch("/", start).await.unwrap();
+        let mut revisions = Vec::new();
+        while revisions.len() < 20 {
+            if let storage::WatchMessage::Events(events) = watch.next().await.unwrap().unwrap() {
+                revisions.extend(events.iter().map(|event| (event.kv.mod_revision.0, event.kv.value.len())));
+            }
+        }
+        revisions
+    };
+    for i in 1..=20 {
+        put(&storage, "/a", &"v".repeat(1000 + i)).await;
+    }
+    let expected: Vec<_> = (1..=20_i64).map(|i| (i, 1000 + i as usize)).collect();
+    assert_eq!(read(Revision(1)).await, expected);
+    let unloaded = async {
+        while storage.stats().history_bytes > 0 || storage.stats().bytes > 1020 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), unloaded).await.unwrap();
+    // and it is still there
+    assert_eq!(read(Revision(1)).await, expected);
+    assert_eq!(dump(&storage, Some(Revision(3))).await, [format!("/a={}@3", "v".repeat(1003))]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_watch_too_far_behind_ends_and_the_store_goes_on() {
     use futures::StreamExt as _;
     let options = Options { history_bytes: 10_000, max_history_bytes: 50_000, ..small() };

@@ -172,9 +172,9 @@ async fn check_all(storage: &Embedded, model: &Model) {
     assert!(matches!(read(storage, Some(model.at.len())).await, Err(Error::Future { .. })));
 }
 
-async fn check(steps: Vec<Step>, history_bytes: usize) {
+async fn check(steps: Vec<Step>, history_bytes: usize, history_age: Duration) {
     let dir = tempfile::tempdir().unwrap();
-    let options = || Options { min_free_bytes: 0, history_bytes, ..Options::default() };
+    let options = || Options { min_free_bytes: 0, history_bytes, history_age, ..Options::default() };
     let open = || Embedded::open(dir.path(), options()).unwrap();
     let mut storage: Arc<Embedded> = open();
     let mut model = Model { at: vec![Keys::new()], compacted: 0 };
@@ -225,8 +225,9 @@ proptest! {
         steps in prop::collection::vec(step(), 1..60),
         // from all of the past on disk to all of it in memory
         history_bytes in prop_oneof![Just(0_usize), 300..3000_usize, Just(1_000_000)],
+        history_age in prop_oneof![Just(Duration::ZERO), Just(Duration::from_secs(15))],
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(check(steps, history_bytes));
+        runtime.block_on(check(steps, history_bytes, history_age));
     }
 }

@@ -171,6 +171,8 @@ pub struct Stats {
 pub struct WatchCache {
     pub(crate) shared: Arc<Shared>,
     tasks: TaskTracker,
+    /// Held by who makes encodings of many objects.
+    encoding: tokio::sync::Mutex<()>,
 }
 
 /// What the cache, its pump and its watchers share.
@@ -207,7 +209,7 @@ impl WatchCache {
         let tasks = TaskTracker::new();
         tasks.spawn(pump::run(Arc::clone(&shared)));
         tasks.close();
-        Arc::new(Self { shared, tasks })
+        Arc::new(Self { shared, tasks, encoding: tokio::sync::Mutex::default() })
     }
 
     /// Ends every watch and the task that follows the store.
@@ -303,6 +305,17 @@ impl WatchCache {
             self.shared.state.write().pin(snapshot.revision, &snapshot.objects, std::time::Instant::now());
         }
         Ok(page)
+    }
+
+    /// For who is about to ask for encodings of many objects ([`StoredObject::representation`]): many informers start at
+    /// once, and each encoding shall be made once. The answer is the turn to make them, to be held meanwhile; `None`,
+    /// after some time, when another has just made some.
+    pub async fn turn_to_encode(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        if let Ok(turn) = self.encoding.try_lock() {
+            return Some(turn);
+        }
+        drop(self.encoding.lock().await);
+        None
     }
 
     /// Begins a watch.

@@ -123,17 +123,20 @@ impl CacheEvent {
     }
 }
 
-/// How much of the recent past is held. The defaults follow upstream's: 75 s, 100 to 102400 events.
+/// How much of the recent past is held. The numbers of events are upstream's defaults. The age is less than its 75 s: who
+/// comes back with an older revision is served from the store ([`back`](crate::back)), and what was deleted is let go.
 #[derive(Debug, Clone, Copy)]
 pub struct RingLimits {
     /// At most this many events.
     pub max_events: usize,
     /// At most this many bytes of objects.
     pub max_bytes: usize,
-    /// Events older than this are dropped, except the latest `min_events`.
+    /// Events older than this are dropped, except the latest `min_events` up to `min_bytes`.
     pub max_age: Duration,
     /// See `max_age`.
     pub min_events: usize,
+    /// See `max_age`.
+    pub min_bytes: usize,
 }
 
 impl Default for RingLimits {
@@ -141,8 +144,9 @@ impl Default for RingLimits {
         Self {
             max_events: 102_400,
             max_bytes: 64 * 1024 * 1024,
-            max_age: Duration::from_secs(75),
+            max_age: Duration::from_secs(30),
             min_events: 100,
+            min_bytes: 256 * 1024,
         }
     }
 }
@@ -307,7 +311,7 @@ impl State {
         let limits = self.limits;
         while let Some(oldest) = self.ring.front() {
             let too_many = self.ring.len() > limits.max_events || self.ring_bytes > limits.max_bytes;
-            let too_old = self.ring.len() > limits.min_events
+            let too_old = (self.ring.len() > limits.min_events || self.ring_bytes > limits.min_bytes)
                 && now.saturating_duration_since(oldest.seen) > limits.max_age;
             // the latest event stays even when it alone is too large: watchers must be able to read it
             if !(too_many || too_old) || self.ring.len() == 1 {
@@ -348,13 +352,24 @@ impl State {
         if revision < self.floor {
             return None;
         }
-        let from = self.ring.partition_point(|e| e.revision <= revision);
+        let from = self.first_after(revision);
         let mut to = (from + max).min(self.ring.len());
         // never split a revision: the position could not say where
         while to > from && to < self.ring.len() && self.ring[to].revision == self.ring[to - 1].revision {
             to += 1;
         }
         Some(self.ring.range(from..to).cloned().collect())
+    }
+
+    /// Where in the ring the events after a revision begin. Most who ask have read nearly all of it.
+    fn first_after(&self, revision: Revision) -> usize {
+        const NEAR: usize = 8;
+        let near = self.ring.len().saturating_sub(NEAR);
+        if self.ring.get(near).is_some_and(|e| e.revision > revision) {
+            return self.ring.partition_point(|e| e.revision <= revision);
+        }
+        let unread = self.ring.range(near..).rev().take_while(|e| e.revision > revision).count();
+        self.ring.len() - unread
     }
 
     /// The oldest revision watches can start after.
@@ -421,4 +436,57 @@ pub(crate) fn range<'o>(
     let from = if most == 0 { prefix } else { from };
     let end = if end.is_empty() { Bound::Unbounded } else { Bound::Excluded(end.as_str()) };
     objects.range::<_, str>((Bound::Included(from), end)).take(most).map(|(_, object)| object)
+}
+
+#[cfg(test)]
+mod tests {
+    use storage::KeyValue;
+    use storage::objects::KeyLayout;
+
+    use super::*;
+    use crate::object::{Budget, JsonCodec};
+
+    fn state_with(events: i64, bytes: usize, at: Instant) -> State {
+        let limits = RingLimits {
+            max_age: Duration::from_secs(10),
+            min_events: 3,
+            min_bytes: 3000,
+            ..RingLimits::default()
+        };
+        let mut state = State::new(limits);
+        let (layout, budget) = (KeyLayout::new("/registry", "things", true), Arc::new(Budget::new(0)));
+        for i in 1..=events {
+            let kv = KeyValue {
+                key: format!("/registry/things/a/{i}").into(),
+                value: format!(r#"{{"metadata":{{"name":"{i}"}},"x":"{}"}}"#, "x".repeat(bytes)).into(),
+                create_revision: Revision(i),
+                mod_revision: Revision(i),
+            };
+            let object =
+                StoredObject::decode(&JsonCodec::default(), &layout, &kv, &budget).expect("an object");
+            state.apply(Update::Put(Arc::new(object)), at);
+        }
+        state
+    }
+
+    #[test]
+    fn old_events_go_but_for_a_few_small_ones() {
+        let now = Instant::now();
+        for (bytes, age, left) in [(10, 5, 20), (10, 11, 3), (2000, 5, 20), (2000, 11, 1)] {
+            let mut state = state_with(20, bytes, now);
+            state.trim(now + Duration::from_secs(age));
+            assert_eq!(state.ring_len(), left, "{bytes} bytes, {age} s");
+            assert_eq!(state.floor(), Revision(20 - left as i64));
+        }
+    }
+
+    #[test]
+    fn events_are_found_from_any_revision_on() {
+        let state = state_with(20, 10, Instant::now());
+        for revision in 0..=21 {
+            let found = state.after(Revision(revision), 100).expect("nothing is gone");
+            let expected: Vec<_> = (revision + 1..=20).map(Revision).collect();
+            assert_eq!(found.iter().map(|e| e.revision()).collect::<Vec<_>>(), expected);
+        }
+    }
 }

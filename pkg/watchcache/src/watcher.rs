@@ -1,12 +1,14 @@
 //! A watch: a position in the ring of changes, seen through a filter.
 
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use storage::Revision;
-use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use crate::back;
 use crate::cache::{ByInterest, Filter, ReadVersion, Shared, Snapshot, WatchCache};
@@ -117,6 +119,12 @@ pub struct Watcher {
     initial: Option<Initial>,
     next_bookmark: Option<Instant>,
     deadline: Option<Instant>,
+    /// For the next bookmark or the end, whichever comes first.
+    timer: Option<Pin<Box<Sleep>>>,
+    /// Everything had been read when the state was last looked at.
+    drained: bool,
+    /// The task that listens is also woken by the timer.
+    armed: bool,
     ended: bool,
 }
 
@@ -169,6 +177,9 @@ impl Watcher {
             initial,
             next_bookmark,
             deadline,
+            timer: None,
+            drained: false,
+            armed: false,
             ended: false,
         })
     }
@@ -176,44 +187,81 @@ impl Watcher {
     /// The next things, at least one and at most about `max`; `None` at the end, which follows every error. May be
     /// cancelled without losing anything.
     pub async fn next_batch(&mut self, max: usize) -> Option<Result<Vec<WatchItem>, Error>> {
+        std::future::poll_fn(|cx| self.poll_batch(cx, max)).await
+    }
+
+    /// [`Watcher::next_batch`], for those who poll.
+    pub fn poll_batch(
+        &mut self,
+        cx: &mut Context<'_>,
+        max: usize,
+    ) -> Poll<Option<Result<Vec<WatchItem>, Error>>> {
         loop {
-            if self.ended || self.shared.stop.is_cancelled() {
-                return None;
+            if self.ended || self.shared.stopped.load(Ordering::Acquire) {
+                return Poll::Ready(None);
             }
+            if self.drained && self.armed && !self.is_due() && self.subscription.is_silent_for(cx) {
+                // asked again after its latest event
+                return Poll::Pending;
+            }
+            // before the state is read, so that what comes after rings again
+            self.subscription.silence();
+            let began = self.initial.is_none();
             let items = match self.initial_batch(max).map_or_else(|| self.step(max), Ok) {
                 Ok(items) => items,
                 Err(error) => {
                     self.ended = true;
-                    return Some(Err(error));
+                    return Poll::Ready(Some(Err(error)));
                 }
             };
             if !items.is_empty() {
-                return Some(Ok(items));
+                return Poll::Ready(Some(Ok(items)));
             }
-            if self.initial.is_some() {
+            if !began {
+                // more objects, or what changed since they were read
                 continue;
             }
-            let now = Instant::now();
-            if self.deadline.is_some_and(|deadline| now >= deadline) {
-                self.ended = true;
-                return None;
-            }
-            if self.next_bookmark.is_some_and(|due| now >= due) {
-                self.next_bookmark = Some(next_bookmark(now, self.deadline));
-                if self.shared.reached.borrow().1 < self.position {
-                    // begun in the future: nothing to vouch for yet
-                    continue;
+            if self.poll_timer(cx).is_ready() {
+                let now = Instant::now();
+                if self.deadline.is_some_and(|deadline| now >= deadline) {
+                    self.ended = true;
+                    return Poll::Ready(None);
                 }
-                let bookmark = WatchItem::Bookmark { revision: self.position, initial_events_end: false };
-                return Some(Ok(vec![bookmark]));
+                (self.timer, self.armed) = (None, false);
+                if self.next_bookmark.is_some_and(|due| now >= due) {
+                    self.next_bookmark = Some(next_bookmark(now, self.deadline));
+                    if self.shared.reached.borrow().1 < self.position {
+                        // begun in the future: nothing to vouch for yet
+                        continue;
+                    }
+                    let bookmark = WatchItem::Bookmark { revision: self.position, initial_events_end: false };
+                    return Poll::Ready(Some(Ok(vec![bookmark])));
+                }
+                continue;
             }
-            let wake_at = [self.deadline, self.next_bookmark].into_iter().flatten().min();
-            tokio::select! {
-                () = self.subscription.wake.notified() => {}
-                () = self.shared.stop.cancelled() => {}
-                () = sleep_until(wake_at) => {}
+            if self.subscription.listen(cx) {
+                self.armed = true;
+                return Poll::Pending;
             }
         }
+    }
+
+    fn is_due(&self) -> bool {
+        self.timer.as_ref().is_some_and(|timer| timer.is_elapsed())
+    }
+
+    /// Ready when a bookmark or the end is due.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let timer = match &mut self.timer {
+            Some(timer) => timer,
+            none => {
+                let Some(at) = [self.deadline, self.next_bookmark].into_iter().flatten().min() else {
+                    return Poll::Pending;
+                };
+                none.insert(Box::pin(tokio::time::sleep_until(at)))
+            }
+        };
+        timer.as_mut().poll(cx)
     }
 
     /// Everything up to this revision has been handed out, apart from initial objects still to come.
@@ -277,6 +325,7 @@ impl Watcher {
             if drained {
                 self.position = self.position.max(revision);
             }
+            self.drained = drained;
             if drained || items.len() >= max {
                 return Ok(items);
             }
@@ -308,17 +357,44 @@ fn next_bookmark(now: Instant, deadline: Option<Instant>) -> Instant {
     last.map_or(regular, |last| last.min(regular))
 }
 
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
-    }
-}
-
 /// A watcher's bell.
 #[derive(Debug, Default)]
 pub(crate) struct Subscription {
-    pub(crate) wake: Notify,
+    /// Rung since the watcher last looked.
+    rung: AtomicBool,
+    /// Stays when it is rung: a watcher is mostly the same task's.
+    waker: Mutex<Option<Waker>>,
+}
+
+impl Subscription {
+    pub(crate) fn ring(&self) {
+        if self.rung.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        if let Some(waker) = &*self.waker.lock() {
+            waker.wake_by_ref();
+        }
+    }
+
+    fn silence(&self) {
+        // a swap, not a store: what was done before the ring must be seen after it
+        self.rung.swap(false, Ordering::AcqRel);
+    }
+
+    /// The task will be woken by the next ring, and none has come.
+    fn is_silent_for(&self, cx: &Context<'_>) -> bool {
+        !self.rung.load(Ordering::Acquire)
+            && self.waker.lock().as_ref().is_some_and(|waker| waker.will_wake(cx.waker()))
+    }
+
+    /// Has the task woken at the next ring; `false` when it has been rung meanwhile.
+    fn listen(&self, cx: &Context<'_>) -> bool {
+        let mut waker = self.waker.lock();
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+        !self.rung.load(Ordering::Acquire)
+    }
 }
 
 /// All bells, by what they are rung for.
@@ -394,13 +470,13 @@ impl Wakers {
     /// Rings for everyone: the state was replaced.
     pub(crate) fn ring_all(&self) {
         for subscription in self.by_interest.values().flatten() {
-            subscription.wake.notify_one();
+            subscription.ring();
         }
     }
 
     fn ring_one(&self, interest: &Interest) {
         for subscription in self.by_interest.get(interest).into_iter().flatten() {
-            subscription.wake.notify_one();
+            subscription.ring();
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use apimachinery::Value;
 use apimachinery::json;
@@ -24,6 +25,10 @@ use crate::respond;
 
 /// Bytes of one piece of a streamed list.
 const CHUNK_BYTES: usize = 64 * 1024;
+/// Of so many objects encodings are made by one request at a time, with looks at the clock in between.
+const MANY: usize = 32;
+/// Others get their turn after this time.
+const LONG: Duration = Duration::from_millis(2);
 
 pub(crate) async fn handle(exchange: Exchange) -> Result<Response, Status> {
     let media = exchange.media()?;
@@ -33,16 +38,16 @@ pub(crate) async fn handle(exchange: Exchange) -> Result<Response, Status> {
     match media.view {
         View::Object => {
             let kind = (target.descriptor.list_kind.clone(), target.api_version());
-            write(&exchange, page, &kind, Items::Objects, &media)
+            write(&exchange, page, &kind, Items::Objects, &media).await
         }
         View::PartialList(version) => {
             let kind = ("PartialObjectMetadataList".to_owned(), format!("meta.k8s.io/{version}"));
-            write(&exchange, page, &kind, Items::Partial(version), &media)
+            write(&exchange, page, &kind, Items::Partial(version), &media).await
         }
         View::Table(version) => {
             let rows = table::Rows::new(target, &exchange.context)?;
             let kind = ("Table".to_owned(), format!("meta.k8s.io/{version}"));
-            write(&exchange, page, &kind, Items::Rows(version, Box::new(rows)), &media)
+            write(&exchange, page, &kind, Items::Rows(version, Box::new(rows)), &media).await
         }
         View::Partial(_) => Err(Status::new(
             406,
@@ -106,7 +111,7 @@ enum Items {
 }
 
 /// Writes a list in the negotiated format; compact JSON is streamed.
-fn write(
+async fn write(
     exchange: &Exchange,
     page: ListPage,
     (kind, api_version): &(String, String),
@@ -134,7 +139,7 @@ fn write(
         return stream(body);
     }
     if media.format == Format::Protobuf
-        && let Some(message) = messages(exchange, &body, kind, api_version)?
+        && let Some(message) = messages(exchange, &body, kind, api_version).await?
     {
         return Ok(message);
     }
@@ -144,7 +149,7 @@ fn write(
 }
 
 /// The list as protobuf, `None` where the kind has no such form.
-fn messages(
+async fn messages(
     exchange: &Exchange,
     body: &ListBody,
     kind: &str,
@@ -164,16 +169,9 @@ fn messages(
         }
     };
     let Some((schema, root)) = list else { return Ok(None) };
-    let mut items = Vec::with_capacity(body.items.len());
-    let mut items_len = 0;
-    for object in body.items.as_slice() {
-        let message = match &body.shown {
-            Items::Partial(_) => encoder.partial_message(object)?,
-            _ => encoder.message(object)?,
-        };
-        items_len += protobuf::list_item_prefix(message.len()).len() + message.len();
-        items.push(message);
-    }
+    let items = encode(exchange, body, &encoder).await?;
+    let items_len: usize =
+        items.iter().map(|item| protobuf::list_item_prefix(item.len()).len() + item.len()).sum();
     let head = protobuf::list_prefix(schema, root, api_version, kind, &body.metadata, items_len)
         .map_err(Status::internal)?;
     let mut chunks = MessageChunks { head: Some(head), items: items.into_iter() };
@@ -187,6 +185,29 @@ fn messages(
     let mut response = Response::new(StreamBody::new(futures::stream::iter(frames)).boxed_unsync());
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
     Ok(Some(response))
+}
+
+/// The messages of a list's items.
+async fn encode(exchange: &Exchange, body: &ListBody, encoder: &Encoder<'_>) -> Result<Vec<Bytes>, Status> {
+    let objects = body.items.as_slice();
+    let core = exchange.core();
+    let cached = core.caches.of(&core.resources.snapshot(), &exchange.target.descriptor);
+    let _turn = if objects.len() >= MANY { cached.cache.turn_to_encode().await } else { None };
+    let mut items = Vec::with_capacity(objects.len());
+    let mut began = Instant::now();
+    for some in objects.chunks(MANY) {
+        for object in some {
+            items.push(match &body.shown {
+                Items::Partial(_) => encoder.partial_message(object)?,
+                _ => encoder.message(object)?,
+            });
+        }
+        if began.elapsed() >= LONG {
+            tokio::task::yield_now().await;
+            began = Instant::now();
+        }
+    }
+    Ok(items)
 }
 
 /// A list of messages in pieces of about [`CHUNK_BYTES`].

@@ -1,6 +1,9 @@
 //! Watches: events as the cache sees them, in frames made once for all watchers of one form.
 
+use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use apimachinery::Value;
@@ -13,7 +16,6 @@ use futures::StreamExt;
 use http::{HeaderValue, header};
 use http_body::Frame;
 use http_body_util::BodyExt;
-use http_body_util::StreamBody;
 use hyper::upgrade::OnUpgrade;
 use prometheus_client::metrics::counter::Counter;
 use rand::Rng;
@@ -31,6 +33,8 @@ use crate::options::{self, ReadOptions};
 
 /// Events put together into one write.
 const BATCH: usize = 128;
+/// A shared frame of this size is not copied to go with others.
+const ALONE: usize = 4 * 1024;
 /// Longest a watch may be asked to last.
 const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 /// Annotation of the bookmark that ends the initial events (KEP-3157).
@@ -40,25 +44,17 @@ pub(crate) async fn handle(exchange: Exchange) -> Result<Response, Status> {
     let media = negotiate::stream(&exchange.parts.headers)?;
     let options = options::read(&exchange.context.query, true)?;
     let watcher = begin(&exchange, &options).await?;
-    let encoder = EventEncoder {
-        target: exchange.target.clone(),
-        context: exchange.context.clone(),
-        media,
-        headings: true,
-    };
+    let encoder = EventEncoder::new(exchange.target.clone(), exchange.context.clone(), media);
     let events = exchange.server.metrics.watch_events(&exchange.context);
-    let state = Stream { watcher, encoder, events, ended: false };
+    let outgoing = Outgoing { watcher, encoder, events, ready: VecDeque::new(), ended: false };
     if websocket::is_wanted(&exchange.parts.headers) {
         let mut exchange = exchange;
         let upgrade = exchange.parts.extensions.remove::<OnUpgrade>();
         let binary = media.format == Format::Protobuf;
-        let messages = futures::stream::unfold(state, Stream::next)
-            .flat_map(move |batch| futures::stream::iter(messages(&batch, binary)));
+        let messages = outgoing.flat_map(move |batch| futures::stream::iter(messages(&batch, binary)));
         return websocket::serve(&exchange.parts.headers, upgrade, binary, None, messages);
     }
-    let frames =
-        futures::stream::unfold(state, Stream::next).map(|batch| Ok::<_, BoxError>(Frame::data(batch)));
-    let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
+    let mut response = Response::new(outgoing.boxed_unsync());
     let content_type = HeaderValue::from_static(match media.format {
         Format::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
         _ => negotiate::JSON,
@@ -133,38 +129,91 @@ fn default_timeout(min: Duration) -> Duration {
 }
 
 /// An open watch on its way out.
-struct Stream {
+struct Outgoing {
     watcher: Watcher,
     encoder: EventEncoder,
     events: Counter,
+    /// Frames made and not yet handed out.
+    ready: VecDeque<Bytes>,
     ended: bool,
 }
 
-impl Stream {
-    async fn next(mut self) -> Option<(Bytes, Self)> {
-        if self.ended {
-            return None;
-        }
-        let batch = self.watcher.next_batch(BATCH).await?;
-        if let Ok([WatchItem::Event { kind, object, event }]) = batch.as_deref()
-            && let Some(Ok(frame)) = self.encoder.shared(*kind, object, event)
-        {
-            // the usual case: what is sent is what all watchers share
-            self.events.inc();
+impl Outgoing {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        loop {
+            if let Some(frames) = self.ready.pop_front() {
+                return Poll::Ready(Some(frames));
+            }
+            if self.ended {
+                return Poll::Ready(None);
+            }
+            let Some(batch) = ready!(self.watcher.poll_batch(cx, BATCH)) else {
+                self.ended = true;
+                return Poll::Ready(None);
+            };
+            if let Ok(items) = &batch {
+                self.events.inc_by(items.len() as u64);
+            }
+            if let Ok([WatchItem::Event { kind, object, event }]) = batch.as_deref()
+                && let Some(Ok(frame)) = self.encoder.shared(*kind, object, event)
+            {
+                // the usual case: what is sent is what all watchers share
+                return Poll::Ready(Some(frame));
+            }
+            if let Err(status) = batch.map_err(Status::from).and_then(|items| self.fill(&items)) {
+                self.ended = true;
+                let mut out = BytesMut::new();
+                self.encoder.tree("ERROR", &status.to_value(), &mut out);
+                self.ready.push_back(out.freeze());
+            }
             self.encoder.headings = false;
-            return Some((frame, self));
         }
-        let mut out = BytesMut::new();
-        let outcome = batch.map_err(Status::from).and_then(|items| {
-            self.events.inc_by(items.len() as u64);
-            items.iter().try_for_each(|item| self.encoder.write(item, &mut out))
+    }
+
+    /// Makes the frames of a batch. Large ones that are shared go out as they are, others together.
+    fn fill(&mut self, items: &[WatchItem]) -> Result<(), Status> {
+        let mut together = BytesMut::new();
+        let outcome = items.iter().try_for_each(|item| {
+            if let WatchItem::Event { kind, object, event } = item
+                && let Some(frame) = self.encoder.shared(*kind, object, event)
+            {
+                let frame = frame?;
+                if frame.len() < ALONE {
+                    together.put_slice(&frame);
+                    return Ok(());
+                }
+                if !together.is_empty() {
+                    self.ready.push_back(together.split().freeze());
+                }
+                self.ready.push_back(frame);
+                return Ok(());
+            }
+            self.encoder.write(item, &mut together)
         });
-        if let Err(status) = outcome {
-            self.ended = true;
-            self.encoder.tree("ERROR", &status.to_value(), &mut out);
+        if !together.is_empty() {
+            self.ready.push_back(together.freeze());
         }
-        self.encoder.headings = false;
-        Some((out.freeze(), self))
+        outcome
+    }
+}
+
+impl futures::Stream for Outgoing {
+    type Item = Bytes;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        self.poll(cx)
+    }
+}
+
+impl http_body::Body for Outgoing {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        self.poll(cx).map(|frames| frames.map(|frames| Ok(Frame::data(frames))))
     }
 }
 
@@ -175,6 +224,8 @@ struct EventEncoder {
     media: MediaType,
     /// The next Table has headings: only the first one of a watch does.
     headings: bool,
+    /// Under which frames of this form are shared; Tables, which hold ages, are not.
+    number: Option<u32>,
 }
 
 /// `{"type":"KIND","object":OBJECT}` and a newline.
@@ -188,16 +239,23 @@ fn frame(kind: &str, object: &[u8], out: &mut BytesMut) {
 }
 
 impl EventEncoder {
+    fn new(target: Target, context: RequestContext, media: MediaType) -> Self {
+        const FORMS: u32 = 8;
+        let view = match media.view {
+            View::Object => Some(0),
+            View::Partial("v1") | View::PartialList("v1") => Some(1),
+            View::Partial(_) | View::PartialList(_) => Some(2),
+            View::Table(_) => None,
+        };
+        let format = if media.format == Format::Protobuf { FORMS / 2 } else { 0 };
+        let number = view.map(|view| crate::core::encode::version_number(&target) * FORMS + view + format);
+        Self { target, context, media, headings: true, number }
+    }
+
     fn write(&self, item: &WatchItem, out: &mut BytesMut) -> Result<(), Status> {
         match item {
             WatchItem::Initial(object) => self.event("ADDED", object, out),
-            WatchItem::Event { kind, object, event } => {
-                let Some(made) = self.shared(*kind, object, event) else {
-                    return self.event(kind.as_str(), object, out);
-                };
-                out.put_slice(&made?);
-                Ok(())
-            }
+            WatchItem::Event { kind, object, .. } => self.event(kind.as_str(), object, out),
             WatchItem::Bookmark { revision, initial_events_end } => {
                 let object = self.bookmark(*revision, *initial_events_end);
                 self.tree("BOOKMARK", &object, out);
@@ -213,25 +271,12 @@ impl EventEncoder {
         object: &StoredObject,
         event: &CacheEvent,
     ) -> Option<Result<Bytes, Status>> {
-        let number = self.frame_number()?;
+        let number = self.number?;
         Some(event.frame(kind, number, || {
             let mut one = BytesMut::new();
             self.event(kind.as_str(), object, &mut one)?;
             Ok(one.freeze())
         }))
-    }
-
-    /// Frames of whole and partial objects are shared between watchers; Tables hold ages.
-    fn frame_number(&self) -> Option<u32> {
-        const FORMS: u32 = 8;
-        let view = match self.media.view {
-            View::Object => 0,
-            View::Partial("v1") | View::PartialList("v1") => 1,
-            View::Partial(_) | View::PartialList(_) => 2,
-            View::Table(_) => return None,
-        };
-        let format = if self.media.format == Format::Protobuf { FORMS / 2 } else { 0 };
-        Some(crate::core::encode::version_number(&self.target) * FORMS + view + format)
     }
 
     /// One event with an object of the cache.

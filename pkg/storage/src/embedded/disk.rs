@@ -38,7 +38,7 @@ const COMPACTED: &[u8] = b"compacted";
 const LEASE_PREFIX: &[u8] = b"lease/";
 
 /// Records wait in memory up to this size before the engine writes a table; they are in its journal all the while.
-const MEMTABLE_BYTES: u64 = 8 * 1024 * 1024;
+const MEMTABLE_BYTES: u64 = 2 * 1024 * 1024;
 const JOURNAL_BYTES: u64 = 64 * 1024 * 1024;
 /// Reads happen at recovery only.
 const CACHE_BYTES: u64 = 1024 * 1024;

@@ -1,7 +1,7 @@
 //! The engine of one server: all keys and their recent past in memory, every change in one directory.
 //!
 //! Reads take a snapshot of a persistent map and disturb nobody. Writes go through one writer thread that commits in
-//! groups and syncs before it answers. Watches read the [`hub`](crate::hub). Past values stay in memory up to
+//! groups and syncs before it answers. Watches read the [`hub`](crate::hub). Past values stay in memory for a while, up to
 //! [`Options::history_bytes`], older ones are read from disk; compaction forgets the past, as the engine does by itself
 //! beyond [`Options::max_history_events`] and [`Options::max_history_disk_bytes`]. A store without a directory has
 //! memory only, and forgets what does not fit.
@@ -18,6 +18,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -48,6 +49,8 @@ pub struct Options {
     pub history_bytes: usize,
     /// Past values kept in memory in any case at most, whatever watches have read.
     pub max_history_bytes: usize,
+    /// Past values that all watches have read are left to the disk after this time, or twice as long.
+    pub history_age: Duration,
     /// Changes that are kept on disk only; more are forgotten before they are compacted. Each takes some hundred bytes
     /// of memory.
     pub max_history_events: usize,
@@ -65,6 +68,7 @@ impl Default for Options {
             max_bytes: 4096 * MIB,
             history_bytes: 16 * MIB,
             max_history_bytes: 256 * MIB,
+            history_age: Duration::from_secs(15),
             max_history_events: 300_000,
             max_history_disk_bytes: 1024 * MIB as u64,
             min_free_bytes: 64 * MIB as u64,
@@ -148,6 +152,7 @@ impl Embedded {
             forgetting: std::collections::VecDeque::new(),
             leftover,
             paused_until: None,
+            tidy_at: Instant::now(),
         };
         let thread = std::thread::Builder::new()
             .name("store-writer".into())

@@ -26,6 +26,8 @@ const MAX_LEASES: usize = 100_000;
 const MAX_LEASE_TTL: i64 = 9_000_000_000;
 /// After a failure the writer leaves its own work (expiry, forgetting) alone for this long.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// The hub is not looked through more often than this, however short the past is to be.
+const MIN_TIDY_INTERVAL: Duration = Duration::from_millis(1);
 
 pub(super) struct Writer {
     pub(super) shared: Arc<Shared>,
@@ -40,6 +42,8 @@ pub(super) struct Writer {
     /// Records found at start that are of no use any more.
     pub(super) leftover: Vec<Place>,
     pub(super) paused_until: Option<Instant>,
+    /// When the hub is looked through for what can be left to the disk.
+    pub(super) tidy_at: Instant,
 }
 
 /// However the writer ends, even by a panic: nobody waits for it any more.
@@ -87,10 +91,12 @@ impl Writer {
     fn wake_at(&self) -> Option<Instant> {
         let idle = self.forgetting.is_empty() && self.leftover.is_empty();
         let due = if idle { self.leases.next_end() } else { Some(Instant::now()) };
-        match (due, self.paused_until) {
+        let due = match (due, self.paused_until) {
             (Some(due), Some(pause)) => Some(due.max(pause)),
             (due, _) => due,
-        }
+        };
+        let tidy = (self.disk.is_some() && !self.shared.hub.is_empty()).then_some(self.tidy_at);
+        due.into_iter().chain(tidy).min()
     }
 
     fn round(&mut self, requests: Vec<Request>) {
@@ -120,7 +126,7 @@ impl Writer {
         match committed {
             Ok(()) => {
                 self.show(group);
-                self.unload();
+                self.unload(now);
             }
             Err(error) => {
                 tracing::error!(%error, "the store cannot write");
@@ -166,13 +172,18 @@ impl Writer {
         }
     }
 
-    /// Leaves the past that memory has no room for to the disk.
-    fn unload(&mut self) {
+    /// Leaves to the disk the past that memory has no room for, and now and then what nobody has yet to read.
+    fn unload(&mut self, now: Instant) {
         if self.disk.is_none() {
             return;
         }
         let (soft, hard) = (self.options.history_bytes, self.options.max_history_bytes);
-        let Some(to) = self.shared.hub.overweight(soft, hard) else { return };
+        let mut to = self.shared.hub.overweight(soft, hard);
+        if now >= self.tidy_at {
+            self.tidy_at = now + self.options.history_age.max(MIN_TIDY_INTERVAL);
+            to = to.max(self.shared.hub.outlived());
+        }
+        let Some(to) = to else { return };
         let mut view = self.shared.view.read().clone();
         for change in self.shared.hub.trim(to) {
             self.unloaded.add(&mut view.index, &change);
