@@ -32,10 +32,6 @@ pub(crate) fn version_number(target: &Target) -> u32 {
     hash % (1 << 24)
 }
 
-fn id(target: &Target, kept: Kept) -> RepresentationId {
-    RepresentationId(version_number(target) * KINDS_PER_VERSION + kept as u32)
-}
-
 fn undecodable(error: impl std::fmt::Display) -> Status {
     Status::internal(error)
 }
@@ -45,6 +41,8 @@ pub(crate) struct Encoder<'a> {
     target: &'a Target,
     /// Stored objects are of this version.
     stored: bool,
+    /// [`version_number`] of the target.
+    version: u32,
     /// What the canonical text begins with and items of lists leave out.
     head: String,
 }
@@ -53,7 +51,12 @@ impl<'a> Encoder<'a> {
     /// An encoder for a target.
     pub(crate) fn new(target: &'a Target) -> Self {
         let stored = target.served().conversion.is_none() && target.gvk() == target.descriptor.storage.gvk;
-        Self { target, stored, head: codec::canonical_head(&target.gvk()) }
+        let head = codec::canonical_head(&target.gvk());
+        Self { target, stored, version: version_number(target), head }
+    }
+
+    fn id(&self, kept: Kept) -> RepresentationId {
+        RepresentationId(self.version * KINDS_PER_VERSION + kept as u32)
     }
 }
 
@@ -86,7 +89,7 @@ impl Encoder<'_> {
     }
 
     fn converted(&self, object: &StoredObject) -> Result<Bytes, Status> {
-        object.representation(id(self.target, Kept::Json), |object| {
+        object.representation(self.id(Kept::Json), |object| {
             let value = self.value(object)?;
             Ok(Bytes::from(codec::canonical(&value)))
         })
@@ -111,7 +114,7 @@ impl Encoder<'_> {
 
     /// The object's protobuf message, without envelope.
     pub(crate) fn message(&self, object: &StoredObject) -> Result<Bytes, Status> {
-        object.representation(id(self.target, Kept::Message), |object| {
+        object.representation(self.id(Kept::Message), |object| {
             let served = self.target.served();
             let value = self.value(object)?;
             protobuf::encode(&served.schema, served.root, &value).map(Bytes::from).map_err(undecodable)
@@ -120,7 +123,7 @@ impl Encoder<'_> {
 
     /// The message of the object's `PartialObjectMetadata`, which is the same in all its versions.
     pub(crate) fn partial_message(&self, object: &StoredObject) -> Result<Bytes, Status> {
-        object.representation(id(self.target, Kept::PartialMessage), |object| {
+        object.representation(self.id(Kept::PartialMessage), |object| {
             let mut json = Vec::new();
             write_partial(object, "v1", &mut json);
             let value: Value = serde_json::from_slice(&json).map_err(undecodable)?;
