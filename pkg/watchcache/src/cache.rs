@@ -183,6 +183,8 @@ pub(crate) struct Shared {
     pub(crate) reached: watch::Sender<(u64, Revision)>,
     pub(crate) budget: Arc<Budget>,
     pub(crate) stop: CancellationToken,
+    /// Cancelled with `stop` at the latest.
+    pub(crate) watches_end: CancellationToken,
     pub(crate) relist: Notify,
     /// Held by whoever extends the ring into the past: one is enough.
     pub(crate) reaching_back: tokio::sync::Mutex<()>,
@@ -192,6 +194,7 @@ pub(crate) struct Shared {
 impl WatchCache {
     /// Starts a cache: lists and follows the store until stopped.
     pub fn start(storage: Arc<dyn Storage>, config: WatchCacheConfig) -> Arc<Self> {
+        let stop = CancellationToken::new();
         let shared = Arc::new(Shared {
             budget: Arc::new(Budget::new(config.representation_bytes)),
             state: RwLock::new(State::new(config.ring)),
@@ -199,7 +202,8 @@ impl WatchCache {
             storage,
             wakers: Mutex::new(Wakers::default()),
             reached: watch::Sender::new((0, Revision(0))),
-            stop: CancellationToken::new(),
+            watches_end: stop.child_token(),
+            stop,
             relist: Notify::new(),
             reaching_back: tokio::sync::Mutex::new(()),
             stopped: AtomicBool::new(false),
@@ -208,6 +212,11 @@ impl WatchCache {
         tasks.spawn(pump::run(Arc::clone(&shared)));
         tasks.close();
         Arc::new(Self { shared, tasks })
+    }
+
+    /// Ends every watch, and those begun later at once. Reads go on.
+    pub fn end_watches(&self) {
+        self.shared.watches_end.cancel();
     }
 
     /// Ends every watch and the task that follows the store.

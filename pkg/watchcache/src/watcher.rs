@@ -177,7 +177,7 @@ impl Watcher {
     /// cancelled without losing anything.
     pub async fn next_batch(&mut self, max: usize) -> Option<Result<Vec<WatchItem>, Error>> {
         loop {
-            if self.ended || self.shared.stop.is_cancelled() {
+            if self.ended || self.shared.watches_end.is_cancelled() {
                 return None;
             }
             let items = match self.initial_batch(max).map_or_else(|| self.step(max), Ok) {
@@ -210,7 +210,7 @@ impl Watcher {
             let wake_at = [self.deadline, self.next_bookmark].into_iter().flatten().min();
             tokio::select! {
                 () = self.subscription.wake.notified() => {}
-                () = self.shared.stop.cancelled() => {}
+                () = self.shared.watches_end.cancelled() => {}
                 () = sleep_until(wake_at) => {}
             }
         }
