@@ -102,7 +102,8 @@ async fn they_agree() -> anyhow::Result<()> {
 
     // one that is asked to end leaves, one that is killed is missed
     assert!(three.process.stop().await?);
-    until_endpoints(&mut one, &["10.88.0.1", "10.88.0.2"]).await?;
+    let left = BTreeSet::from(["10.88.0.1".to_owned(), "10.88.0.2".to_owned()]);
+    assert_eq!(endpoints(&one.door()).await, Some(left), "it has left before it ended");
     drop(two);
     until_endpoints(&mut one, &["10.88.0.1"]).await?;
     // and comes back
