@@ -136,8 +136,8 @@ pub(crate) struct Args {
     /// Key of the client certificate for servers behind APIServices and webhooks.
     #[arg(long, requires = "proxy_client_cert_file")]
     proxy_client_key_file: Option<PathBuf>,
-    /// Requests for services go to their endpoints, which they always do here.
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = true, action = ArgAction::Set)]
+    /// Requests for servers behind APIServices go to their endpoints; there are no such servers yet, so only false.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, action = ArgAction::Set)]
     enable_aggregator_routing: Flag,
 
     /// Authorizers in order: Node, RBAC, AlwaysAllow, AlwaysDeny.
@@ -200,7 +200,8 @@ pub(crate) struct Args {
     /// Objects of a collection that are deleted at once.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     delete_collection_workers: u16,
-    /// Profiling endpoints, which this server does not have.
+    /// Profiling endpoints under /debug/pprof/. They are those of Go's runtime; this server has none, so only false,
+    /// which is the default here.
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, action = ArgAction::Set)]
     profiling: Flag,
     /// How long events are kept.
@@ -209,6 +210,9 @@ pub(crate) struct Args {
     /// Requests are still served this long after /readyz says no.
     #[arg(long, default_value = "0s")]
     shutdown_delay_duration: GoDuration,
+    /// While the last requests are answered, the listener stays open and new ones are answered with 429.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, action = ArgAction::Set)]
+    shutdown_send_retry_after: Flag,
 
     #[command(flatten)]
     pub(crate) logs: logs::Options,
@@ -256,10 +260,12 @@ impl Args {
         check_gates(&self.feature_gates).context("--feature-gates")?;
         let offer = Offer::parse(&self.tls_min_version, &self.tls_cipher_suites).context("--tls-*")?;
         if self.profiling {
-            bail!("--profiling is not supported: this server has no profiling endpoints");
+            bail!("--profiling is not supported: this server has no /debug/pprof/ endpoints");
         }
         if self.enable_aggregator_routing {
-            tracing::warn!("--enable-aggregator-routing has no effect: APIServices are not proxied yet");
+            bail!(
+                "--enable-aggregator-routing is not supported: no requests go to servers behind APIServices yet"
+            );
         }
         if !self.service_account_lookup {
             bail!("--service-account-lookup=false is not supported");
@@ -339,6 +345,7 @@ impl Args {
             event_ttl: self.event_ttl.0,
             compaction_interval: self.etcd_compaction_interval.0,
             shutdown_delay: self.shutdown_delay_duration.0,
+            shutdown_send_retry_after: self.shutdown_send_retry_after,
             http2_streams: self.http2_max_streams_per_connection,
         })
     }
@@ -365,7 +372,9 @@ mod tests {
             "--service-node-port-range=30000-30100",
             "--request-timeout=30s",
             "--delete-collection-workers=4",
-            "--enable-aggregator-routing=true",
+            "--enable-aggregator-routing=false",
+            "--shutdown-delay-duration=5s",
+            "--shutdown-send-retry-after",
             "--feature-gates=WatchList=true,EventedPLEG=false",
             "--tls-min-version=VersionTLS13",
             "--profiling=false",
@@ -377,7 +386,7 @@ mod tests {
         assert_eq!(config.authorization_modes, ["Node", "RBAC"]);
         assert_eq!(config.node_ports, 30000..=30100);
         assert_eq!(config.delete_collection_workers, 4);
-        assert!(config.proxy_client.is_some());
+        assert!(config.proxy_client.is_some() && config.shutdown_send_retry_after);
     }
 
     #[test]
@@ -391,6 +400,7 @@ mod tests {
             &["--storage-dir=/x", "--service-account-lookup=false"],
             &["--storage-dir=/x", "--feature-gates=WatchList=perhaps"],
             &["--storage-dir=/x", "--profiling"],
+            &["--storage-dir=/x", "--enable-aggregator-routing"],
             &["--storage-dir=/x", "--tls-min-version=VersionTLS9"],
             &["--storage-dir=/x", "--delete-collection-workers=0"],
             &["--storage-dir=/x", "--proxy-client-cert-file=/p.crt"],

@@ -93,7 +93,7 @@ pub fn untyped(body: &[u8], format: Format) -> Result<(Value, Vec<String>), Stat
         }
         Format::Yaml => {
             let value = yaml::parse(body).map_err(|e| Status::bad_request(e.to_string()))?;
-            Ok((value, yaml::duplicate_key(body).into_iter().collect()))
+            Ok((value, yaml::repeated_keys(body)))
         }
         Format::Protobuf => Err(Status::bad_request("protobuf cannot be read without a type")),
     }
@@ -125,10 +125,15 @@ impl Expected<'_> {
             _ if !collect => Vec::new(),
             Some(_) if unknown.is_empty() && !source.has_duplicates => Vec::new(),
             Some(text) => strict::strict_errors(text, Some((self.schema, self.root))),
-            None => yaml::duplicate_key(source.body)
-                .into_iter()
-                .chain(unknown.iter().map(|path| format!("unknown field {}", json::go_quote(path))))
-                .collect(),
+            None => {
+                let mut repeated = yaml::repeated_keys(source.body);
+                if validation == FieldValidation::Strict && !repeated.is_empty() {
+                    // one error of the reader's, where each is a warning of its own
+                    repeated = vec![yaml::unmarshal_errors(&repeated)];
+                }
+                let unknown = unknown.iter().map(|path| format!("unknown field {}", json::go_quote(path)));
+                repeated.into_iter().chain(unknown).collect()
+            }
         };
         if validation == FieldValidation::Strict && !warnings.is_empty() {
             return Err(self.unhandled(&gvk, &format!("strict decoding error: {}", warnings.join(", "))));
@@ -360,11 +365,12 @@ mod tests {
         let yaml = b"spec:\n  nodeName: a\n  foo: 1\n  nodeName: b\n";
         assert_eq!(
             decode(yaml, Format::Yaml, FieldValidation::Warn).unwrap().warnings,
-            [
-                "yaml: unmarshal errors:\n  line 4: key \"nodeName\" already set in map",
-                "unknown field \"spec.foo\""
-            ]
+            ["line 4: key \"nodeName\" already set in map", "unknown field \"spec.foo\""]
         );
+        let refused = decode(yaml, Format::Yaml, FieldValidation::Strict).unwrap_err();
+        let why = "strict decoding error: yaml: unmarshal errors:\n  line 4: key \"nodeName\" already set in map, unknown \
+                   field \"spec.foo\"";
+        assert!(refused.ends_with(why), "{refused}");
     }
 
     #[test]

@@ -445,8 +445,8 @@ impl Status {
     }
 
     /// 504: the request ran out of time.
-    pub fn timeout(message: impl Into<String>, retry_after_seconds: u32) -> Self {
-        Self::new(504, Reason::Timeout, message)
+    pub fn timeout(message: impl fmt::Display, retry_after_seconds: u32) -> Self {
+        Self::new(504, Reason::Timeout, format!("Timeout: {message}"))
             .with_details(Details { retry_after_seconds, ..Details::default() })
     }
 

@@ -1,12 +1,19 @@
 //! YAML in and out as upstream's `sigs.k8s.io/yaml`: YAML 1.1 rules (`0644` is octal, `yes` and `on` are booleans), keys
 //! of any scalar type become strings, integral floats become integers, and bombs are refused.
 
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::fmt;
+
+use serde::Deserializer;
+use serde::de::{DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::budget::{EnforcingPolicy, check_yaml_budget};
 use serde_saphyr::options::{AliasLimits, DuplicateKeyPolicy, Options};
-use serde_saphyr::{Budget, SerializerOptions};
+use serde_saphyr::{Budget, SerializerOptions, Spanned};
 
 use crate::Value;
 use crate::json::{self, SyntaxError};
+use crate::strict::MAX_STRICT_ERRORS;
 
 /// Deepest nesting of a document that is not JSON; what is nested deeper is generated, and generated as JSON.
 pub const MAX_DEPTH: usize = 200;
@@ -20,7 +27,7 @@ pub const MAX_ALIAS_DEPTH: usize = 16;
 /// Events (nodes and ends of collections) up to which aliases are not counted.
 const UNCOUNTED_EVENTS: usize = 1000;
 
-/// A text that is not YAML, exceeds a limit, or (strictly read) repeats a key.
+/// A text that is not YAML or exceeds a limit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("yaml: {0}")]
 pub struct YamlError(String);
@@ -84,8 +91,8 @@ fn options(duplicates: DuplicateKeyPolicy, alias_events: usize) -> Options {
 type Documents = Result<Vec<Value>, serde_saphyr::Error>;
 
 /// The documents of a text; empty ones are left out, unless there is no other.
-fn read(text: &str, duplicates: DuplicateKeyPolicy) -> Documents {
-    let options = || options(duplicates, alias_allowance(text));
+fn read(text: &str) -> Documents {
+    let options = || options(DuplicateKeyPolicy::LastWins, alias_allowance(text));
     let first: Result<Value, _> = serde_saphyr::from_str_with_options(text, options());
     let mut documents = match first {
         Ok(only) => vec![only],
@@ -100,17 +107,13 @@ fn read(text: &str, duplicates: DuplicateKeyPolicy) -> Documents {
     Ok(documents)
 }
 
-/// [`read`] and `then` on a thread with enough stack.
-fn read_aside<T: Send>(
-    text: &str,
-    duplicates: DuplicateKeyPolicy,
-    then: impl FnOnce(Documents) -> T + Send,
-) -> Result<T, YamlError> {
+/// Runs a reader on a thread with enough stack.
+fn aside<T: Send>(read: impl FnOnce() -> T + Send) -> Result<T, YamlError> {
     let failed = |what: &str| YamlError(format!("the document could not be read: {what}"));
     std::thread::scope(|scope| {
         std::thread::Builder::new()
             .stack_size(STACK_BYTES)
-            .spawn_scoped(scope, || then(read(text, duplicates)))
+            .spawn_scoped(scope, read)
             .map_err(|e| failed(&e.to_string()))?
             .join()
             .map_err(|_| failed("the reader failed"))
@@ -153,7 +156,7 @@ pub fn parse(bytes: &[u8]) -> Result<Value, YamlError> {
 }
 
 fn documents(text: &str) -> Result<Vec<Value>, YamlError> {
-    read_aside(text, DuplicateKeyPolicy::LastWins, |read| read.map_err(|error| explain(&error)))?
+    aside(|| read(text).map_err(|error| explain(&error)))?
 }
 
 /// Reads every document of a manifest, without the empty ones; of a repeated key the last value stands.
@@ -163,21 +166,110 @@ pub fn parse_all(bytes: &[u8]) -> Result<Vec<Value>, YamlError> {
     Ok(documents)
 }
 
-/// The first repeated key of a document that [`parse`] reads, in the words of upstream's strict reader.
-pub fn duplicate_key(bytes: &[u8]) -> Option<String> {
+/// The repeated keys of a document that [`parse`] reads, in the words of upstream's strict reader and its order: those
+/// within a value come before the key itself.
+pub fn repeated_keys(bytes: &[u8]) -> Vec<String> {
     let text = String::from_utf8_lossy(bytes);
     if text.trim_start().starts_with('{') && json::parse_str(&text).is_ok_and(|p| !p.has_duplicates) {
-        return None;
+        return Vec::new();
     }
-    read_aside(&text, DuplicateKeyPolicy::Error, |read| match read.err()?.without_snippet() {
-        serde_saphyr::Error::DuplicateMappingKey { key, location } => Some(format!(
-            "yaml: unmarshal errors:\n  line {}: key {:?} already set in map",
-            location.line(),
-            key.as_deref().unwrap_or_default()
-        )),
-        _ => None,
-    })
-    .ok()?
+    let find = || {
+        let found = RefCell::new(Vec::new());
+        let options = options(DuplicateKeyPolicy::PassThrough, alias_allowance(&text));
+        let _ = serde_saphyr::with_deserializer_from_str_with_options(&text, options, |reader| {
+            Repeated(&found).deserialize(reader)
+        });
+        found.into_inner()
+    };
+    aside(find).unwrap_or_default()
+}
+
+/// Repeated keys as one text, as upstream's strict reader fails.
+pub fn unmarshal_errors(repeated: &[String]) -> String {
+    format!("yaml: unmarshal errors:\n  {}", repeated.join("\n  "))
+}
+
+/// Walks a document and notes repeated keys, as many as are reported of JSON.
+#[derive(Clone, Copy)]
+struct Repeated<'f>(&'f RefCell<Vec<String>>);
+
+impl<'de> DeserializeSeed<'de> for Repeated<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<(), D::Error> {
+        reader.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Repeated<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("anything")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let mut seen = HashSet::new();
+        while let Some(key) = map.next_key::<Spanned<String>>()? {
+            map.next_value_seed(self)?;
+            let line = key.referenced.line();
+            if seen.contains(&key.value) && self.0.borrow().len() < MAX_STRICT_ERRORS {
+                let key = json::go_quote(&key.value);
+                self.0.borrow_mut().push(format!("line {line}: key {key} already set in map"));
+            }
+            seen.insert(key.value);
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        while list.next_element_seed(self)?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, reader: D) -> Result<(), D::Error> {
+        self.deserialize(reader)
+    }
+
+    fn visit_none<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i128<E>(self, _: i128) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u128<E>(self, _: u128) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_bytes<E>(self, _: &[u8]) -> Result<(), E> {
+        Ok(())
+    }
 }
 
 fn explain(error: &serde_saphyr::Error) -> YamlError {
@@ -235,21 +327,39 @@ mod tests {
         let text = br#"{"a": 1.0, "b": "yes", "c": [null]}"#;
         assert_eq!(parse(text).unwrap(), json!({"a": 1, "b": "yes", "c": [null]}));
         assert_eq!(parse(b"{a: yes, b: 0644}").unwrap(), json!({"a": true, "b": 420}));
-        assert_eq!(duplicate_key(text), None);
-        assert!(
-            duplicate_key(br#"{"a": 1, "a": 2}"#).unwrap().ends_with("line 1: key \"a\" already set in map")
-        );
+        assert_eq!(repeated_keys(text), [""; 0]);
+        assert_eq!(repeated_keys(br#"{"a": 1, "a": 2}"#), ["line 1: key \"a\" already set in map"]);
     }
 
     #[test]
     fn repeated_keys_are_named() {
         let text = b"a:\n  b: 1\n  b: 2\n";
         assert_eq!(parse(text).unwrap(), json!({"a": {"b": 2}}));
-        assert_eq!(
-            duplicate_key(text).unwrap(),
-            "yaml: unmarshal errors:\n  line 3: key \"b\" already set in map"
-        );
-        assert_eq!(duplicate_key(b"a: 1\nb: 1\n"), None);
+        let repeated = |text: &str| {
+            let texts = repeated_keys(text.as_bytes());
+            texts.iter().map(|t| t.replace(" already set in map", "")).collect::<Vec<_>>()
+        };
+        let cases: [(&str, &[&str]); 8] = [
+            ("a:\n  b: 1\n  b: 2\n", &["line 3: key \"b\""]),
+            ("a: 1\nb: 1\n", &[]),
+            ("a: 1\na: 2\na: 3\n", &["line 2: key \"a\"", "line 3: key \"a\""]),
+            // what is within a repeated value comes first
+            ("a: 1\na: {b: ~, b: yes}\n", &["line 2: key \"b\"", "line 2: key \"a\""]),
+            (
+                "l:\n- a: 1.5\n  a: x\n- [{c: 0x1, c: 2026-01-02}]\n",
+                &["line 3: key \"a\"", "line 4: key \"c\""],
+            ),
+            // a merged key is overridden, not repeated
+            ("x: &x {a: 1}\ny:\n  <<: *x\n  a: 2\n", &[]),
+            ("a: 1\n---\nb: 1\nb: 2\n", &[]),
+            ("a: [\n", &[]),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(repeated(text), expected, "{text}");
+        }
+        assert_eq!(repeated_keys("a: 1\n".repeat(1000).as_bytes()).len(), MAX_STRICT_ERRORS);
+        let two = ["line 2: x".to_owned(), "line 3: y".to_owned()];
+        assert_eq!(unmarshal_errors(&two), "yaml: unmarshal errors:\n  line 2: x\n  line 3: y");
     }
 
     /// Lists of ten aliases of the list before, `levels` of them.

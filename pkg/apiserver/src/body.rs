@@ -63,7 +63,7 @@ pub(crate) async fn decode_declared(
         ),
         None => (descriptor.gvk(&served.version), served.root),
     };
-    let options = options::write(context, "CreateOptions")?;
+    let options = options::write(context, options::Kind::Create)?;
     let resources = store.resources();
     let reader = Reader { resources: &resources, gvk: &gvk, schema: &served.schema, root };
     let decoded = reader.decode(&bytes, format, options.validation)?;

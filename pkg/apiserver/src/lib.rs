@@ -29,6 +29,7 @@ mod router;
 pub use codec::StorageMediaType;
 pub use context::{RequestContext, Warnings};
 pub use extension::{Call, DeleteRequest, Mutation, SubresourceHandler, Write, WriteFinish, WriteHook};
+pub use filters::NewRequests;
 pub use handlers::websocket;
 pub use server::{Health, InProcess, Limits, PathHandler, Server, ServerBuilder};
 pub use store::{Deleted, Precondition, ResourceStore, WriteOptions, store_failure};

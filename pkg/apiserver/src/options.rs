@@ -6,7 +6,7 @@ use apimachinery::coerce::FieldValidation;
 use apimachinery::json::go_quote;
 use apimachinery::managedfields::manager_name;
 use apimachinery::objectmeta;
-use apimachinery::status::{FieldError, Status};
+use apimachinery::status::{FieldError, Reason, Status};
 use apimachinery::{Map, Value};
 use storage::Revision;
 
@@ -14,18 +14,46 @@ use crate::context::RequestContext;
 use crate::core::create::WriteParams;
 use crate::query::Query;
 
-/// Whether `dryRun=All` was asked for; 422 for any other value.
-pub fn dry_run(query: &Query) -> Result<bool, Status> {
-    dry_run_of(query, "CreateOptions")
+/// Group of the options' kinds.
+const META: &str = "meta.k8s.io";
+
+/// Which options a write takes, and with them what it is told is wrong with them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// `CreateOptions`.
+    Create,
+    /// `UpdateOptions`.
+    Update,
+    /// `PatchOptions` of server-side apply.
+    Apply,
+    /// `PatchOptions` of the other patches.
+    Patch,
 }
 
-fn dry_run_of(query: &Query, kind: &str) -> Result<bool, Status> {
-    let given: Vec<&str> = query.all("dryRun").filter(|v| !v.is_empty()).collect();
-    if given.iter().any(|value| *value != "All") {
-        let error = FieldError::not_supported("dryRun", Value::from(given), &["All"]);
-        return Err(Status::invalid("meta.k8s.io", kind, "", &[error]));
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Create => "CreateOptions",
+            Self::Update => "UpdateOptions",
+            Self::Apply | Self::Patch => "PatchOptions",
+        }
     }
-    Ok(!given.is_empty())
+}
+
+/// Whether `dryRun=All` was asked for; 422 for any other value.
+pub fn dry_run(query: &Query) -> Result<bool, Status> {
+    let given: Vec<&str> = query.all("dryRun").collect();
+    match check_dry_run(&given) {
+        None => Ok(!given.is_empty()),
+        Some(error) => Err(Status::invalid(META, Kind::Create.name(), "", &[error])),
+    }
+}
+
+/// What is wrong with the values of `dryRun`.
+pub(crate) fn check_dry_run(given: &[&str]) -> Option<FieldError> {
+    let known = given.iter().all(|value| *value == "All");
+    let values = || Value::from(given.iter().map(|v| Value::from(*v)).collect::<Vec<_>>());
+    (!known).then(|| FieldError::not_supported("dryRun", values(), &["All"]))
 }
 
 /// Options of a create, update or patch.
@@ -36,26 +64,33 @@ pub(crate) struct WriteOptions {
     pub(crate) force: Option<bool>,
 }
 
-/// Reads the options of a write; `kind` is `CreateOptions`, `UpdateOptions` or `PatchOptions`.
-pub(crate) fn write(context: &RequestContext, kind: &str) -> Result<WriteOptions, Status> {
+/// Reads the options of a write.
+pub(crate) fn write(context: &RequestContext, kind: Kind) -> Result<WriteOptions, Status> {
     let query = &context.query;
-    let dry_run = dry_run_of(query, kind)?;
     let field_manager = query.get("fieldManager").unwrap_or("").to_owned();
-    let mut errors = objectmeta::field_manager(&field_manager, "fieldManager");
+    let force = query.flag_opt("force");
+    let mut errors = Vec::new();
+    if kind == Kind::Apply && field_manager.is_empty() {
+        errors.push(FieldError::required("fieldManager", "is required for apply patch"));
+    }
+    if kind == Kind::Patch && force.is_some() {
+        errors.push(FieldError::forbidden("force", "may not be specified for non-apply patch"));
+    }
+    errors.extend(objectmeta::field_manager(&field_manager, "fieldManager"));
+    let dry_run: Vec<&str> = query.all("dryRun").collect();
+    errors.extend(check_dry_run(&dry_run));
+    let dry_run = !dry_run.is_empty();
     let validation = query.get("fieldValidation").unwrap_or("");
     let parsed = FieldValidation::parse(validation);
     if parsed.is_none() {
-        errors.push(FieldError::not_supported(
-            "fieldValidation",
-            validation,
-            &["Ignore", "Strict", "Warn", ""],
-        ));
+        let known = ["", "Ignore", "Strict", "Warn"];
+        errors.push(FieldError::not_supported("fieldValidation", validation, &known));
     }
     if !errors.is_empty() {
-        return Err(Status::invalid("meta.k8s.io", kind, "", &errors));
+        return Err(Status::invalid(META, kind.name(), "", &errors));
     }
     let mut options = Map::new();
-    options.insert("kind".into(), kind.into());
+    options.insert("kind".into(), kind.name().into());
     options.insert("apiVersion".into(), "meta.k8s.io/v1".into());
     if dry_run {
         options.insert("dryRun".into(), vec![Value::from("All")].into());
@@ -65,7 +100,6 @@ pub(crate) fn write(context: &RequestContext, kind: &str) -> Result<WriteOptions
             options.insert(key.into(), value.into());
         }
     }
-    let force = query.flag_opt("force");
     if let Some(force) = force {
         options.insert("force".into(), force.into());
     }
@@ -124,67 +158,45 @@ pub(crate) fn number(query: &Query, key: &str) -> Result<Option<i64>, Status> {
 /// Reads the options of a list, watch or deletecollection.
 pub(crate) fn read(query: &Query, watch: bool) -> Result<ReadOptions, Status> {
     let text = |key: &str| query.get(key).unwrap_or("").to_owned();
-    let version = match query.get("resourceVersion") {
-        None | Some("") => None,
-        Some(given) => Some(parse_version(given)?),
-    };
-    let continue_token = text("continue");
-    let version_match = query.get("resourceVersionMatch").unwrap_or("");
-    let initial_events = query.flag_opt("sendInitialEvents");
-    let mut errors = Vec::new();
-    let forbid = |field: &str, why: &str| FieldError::forbidden(field, why);
-    let is_match = "resourceVersionMatch";
-    if watch && (!version_match.is_empty() || initial_events.is_some()) {
-        if initial_events.is_none() && !version_match.is_empty() {
-            errors.push(forbid(
-                is_match,
-                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-            ));
-        } else if initial_events.is_some() && version_match.is_empty() {
-            errors.push(forbid(
-                is_match,
-                "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-            ));
-        } else if version_match != "NotOlderThan" {
-            errors.push(FieldError::not_supported(is_match, version_match, &["NotOlderThan"]));
-        }
-    } else if !watch {
-        if initial_events.is_some() {
-            errors.push(forbid("sendInitialEvents", "sendInitialEvents is forbidden for list"));
-        }
-        if !version_match.is_empty() {
-            if version.is_none() {
-                errors.push(forbid(
-                    is_match,
-                    "resourceVersionMatch is forbidden unless resourceVersion is provided",
-                ));
-            }
-            if !continue_token.is_empty() {
-                errors.push(forbid(is_match, "resourceVersionMatch is forbidden when continue is provided"));
-            }
-            if !matches!(version_match, "Exact" | "NotOlderThan") {
-                errors.push(FieldError::not_supported(
-                    is_match,
-                    version_match,
-                    &["Exact", "NotOlderThan", ""],
-                ));
-            }
-            if version_match == "Exact" && version == Some(Revision(0)) {
-                errors.push(forbid(
-                    is_match,
-                    "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
-                ));
-            }
-        }
-    }
-    if query.get("shardSelector").is_some_and(|s| !s.is_empty()) {
-        errors.push(forbid("shardSelector", "sharded lists and watches are not enabled on this server"));
-    }
-    if !errors.is_empty() {
-        return Err(Status::invalid("meta.k8s.io", "ListOptions", "", &errors));
-    }
     let limit = number(query, "limit")?.unwrap_or(0);
     let timeout = number(query, "timeoutSeconds")?.filter(|s| *s > 0);
+    let version = query.get("resourceVersion").unwrap_or("");
+    let continue_token = text("continue");
+    let version_match = query.get("resourceVersionMatch").unwrap_or("");
+    let mut initial_events = query.flag_opt("sendInitialEvents");
+    let any_or_latest = matches!(version, "" | "0");
+    let mut errors = if watch {
+        watch_errors(version_match, initial_events, &continue_token)
+    } else {
+        list_errors(version, version_match, initial_events, &continue_token)
+    };
+    if watch && initial_events.is_none() && version_match.is_empty() && any_or_latest {
+        // such a watch has always begun with what is there; since there are streaming lists it is one of them
+        initial_events = Some(true);
+    }
+    if query.get("shardSelector").is_some_and(|s| !s.is_empty()) {
+        errors.push(FieldError::forbidden(
+            "shardSelector",
+            "sharded lists and watches are not enabled on this server",
+        ));
+    }
+    if !errors.is_empty() {
+        return Err(Status::invalid(META, "ListOptions", "", &errors));
+    }
+    let version = match version {
+        "" => None,
+        "0" => Some(Revision(0)),
+        _ if !watch && !continue_token.is_empty() => {
+            return Err(Status::bad_request(
+                "specifying resource version is not allowed when using continue",
+            ));
+        }
+        given if watch => Some(parse_version(given).map_err(unreadable)?),
+        given => Some(
+            parse_version(given)
+                .map_err(|e| Status::bad_request(format!("invalid resource version: {e}")))?,
+        ),
+    };
     Ok(ReadOptions {
         version,
         version_match: match version_match {
@@ -202,20 +214,84 @@ pub(crate) fn read(query: &Query, watch: bool) -> Result<ReadOptions, Status> {
     })
 }
 
-/// A resourceVersion as a revision; 400 when it is none.
-pub(crate) fn parse_version(text: &str) -> Result<Revision, Status> {
-    text.parse::<u64>().ok().and_then(|n| i64::try_from(n).ok()).map(Revision).ok_or_else(|| {
-        Status::invalid(
-            "",
-            "",
-            "",
-            &[FieldError::invalid(
-                "resourceVersion",
-                text,
-                format!("strconv.ParseUint: parsing {text:?}: invalid syntax"),
-            )],
-        )
-    })
+const MATCH: &str = "resourceVersionMatch";
+const WITH_CONTINUE: &str = "resourceVersionMatch is forbidden when continue is provided";
+
+/// What contradicts itself in the options of a list, in upstream's order.
+fn list_errors(
+    version: &str,
+    version_match: &str,
+    initial_events: Option<bool>,
+    continue_token: &str,
+) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    if !version_match.is_empty() {
+        if version.is_empty() {
+            let why = "resourceVersionMatch is forbidden unless resourceVersion is provided";
+            errors.push(FieldError::forbidden(MATCH, why));
+        }
+        if !continue_token.is_empty() {
+            errors.push(FieldError::forbidden(MATCH, WITH_CONTINUE));
+        }
+        if !matches!(version_match, "Exact" | "NotOlderThan") {
+            let known = ["Exact", "NotOlderThan", ""];
+            errors.push(FieldError::not_supported(MATCH, version_match, &known));
+        }
+        if version_match == "Exact" && version == "0" {
+            let why = "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
+            errors.push(FieldError::forbidden(MATCH, why));
+        }
+    }
+    if initial_events.is_some() {
+        errors.push(FieldError::forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list"));
+    }
+    errors
+}
+
+/// What contradicts itself in the options of a watch, in upstream's order.
+fn watch_errors(version_match: &str, initial_events: Option<bool>, continue_token: &str) -> Vec<FieldError> {
+    const ONLY: &str = "NotOlderThan";
+    let mut errors = Vec::new();
+    if initial_events.is_some() && version_match != ONLY {
+        let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+        errors.push(FieldError::forbidden(MATCH, why));
+    }
+    if !version_match.is_empty() {
+        if initial_events.is_none() {
+            let why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+            errors.push(FieldError::forbidden(MATCH, why));
+        }
+        if version_match != ONLY {
+            errors.push(FieldError::not_supported(MATCH, version_match, &[ONLY]));
+        }
+        if !continue_token.is_empty() {
+            errors.push(FieldError::forbidden(MATCH, WITH_CONTINUE));
+        }
+    }
+    errors
+}
+
+/// A resourceVersion as a revision, or what is wrong with it. One larger than any revision is in the future for ever.
+fn parse_version(text: &str) -> Result<Revision, FieldError> {
+    match text.parse::<u64>() {
+        Ok(number) => Ok(Revision(i64::try_from(number).unwrap_or(i64::MAX))),
+        Err(error) => {
+            let out_of_range = *error.kind() == std::num::IntErrorKind::PosOverflow;
+            let why = if out_of_range { "value out of range" } else { "invalid syntax" };
+            let why = format!("strconv.ParseUint: parsing {}: {why}", go_quote(text));
+            Err(FieldError::invalid("resourceVersion", text, why))
+        }
+    }
+}
+
+/// How upstream answers a get and a watch of a resourceVersion that is none.
+fn unreadable(error: FieldError) -> Status {
+    Status::new(500, Reason::Unknown, error.to_string())
+}
+
+/// The revision that the `resourceVersion` of a get names.
+pub(crate) fn version_of_get(text: &str) -> Result<Revision, Status> {
+    parse_version(text).map_err(unreadable)
 }
 
 #[cfg(test)]
@@ -231,16 +307,17 @@ mod tests {
         let cases = [
             ("", false, 200),
             ("resourceVersion=5&resourceVersionMatch=Exact", false, 200),
-            ("resourceVersion=0&resourceVersionMatch=Exact", false, 422),
-            ("resourceVersionMatch=Exact", false, 422),
-            ("resourceVersion=1&resourceVersionMatch=Foo", false, 422),
-            ("resourceVersion=1&resourceVersionMatch=Exact&continue=x", false, 422),
-            ("sendInitialEvents=true", false, 422),
-            ("sendInitialEvents=true", true, 422),
-            ("sendInitialEvents=true&resourceVersionMatch=NotOlderThan", true, 200),
-            ("resourceVersionMatch=NotOlderThan", true, 422),
+            ("resourceVersion=5&resourceVersionMatch=NotOlderThan&limit=3", false, 200),
+            ("resourceVersion=0&continue=x", false, 200),
+            ("resourceVersion=5&continue=x", false, 400),
             ("limit=x", false, 400),
-            ("resourceVersion=abc", false, 422),
+            ("limit=", false, 400),
+            ("timeoutSeconds=99999999999999999999", true, 400),
+            ("resourceVersion=abc", false, 400),
+            ("resourceVersion=abc", true, 500),
+            ("resourceVersion=18446744073709551615", false, 200),
+            ("resourceVersion=18446744073709551616", false, 400),
+            ("sendInitialEvents=true&resourceVersionMatch=NotOlderThan", true, 200),
         ];
         for (query, watch, expected) in cases {
             assert_eq!(code(query, watch), expected, "{query} {watch}");
@@ -260,6 +337,19 @@ mod tests {
         for (query, message) in cases {
             let refused = read(&Query::parse(query), false).expect_err(query);
             assert_eq!((refused.code, refused.message.as_str()), (400, message));
+        }
+    }
+
+    #[test]
+    fn watches_of_no_particular_version_begin_with_what_is_there() {
+        for (query, expected) in [
+            ("", Some(true)),
+            ("resourceVersion=0", Some(true)),
+            ("resourceVersion=5", None),
+            ("sendInitialEvents=false&resourceVersionMatch=NotOlderThan", Some(false)),
+        ] {
+            let options = read(&Query::parse(query), true).expect("valid");
+            assert_eq!(options.initial_events, expected, "{query}");
         }
     }
 

@@ -59,7 +59,7 @@ impl Query {
     /// A whole number, `None` when absent, the offending text when it is none.
     pub fn integer(&self, key: &str) -> Result<Option<i64>, String> {
         match self.get(key) {
-            None | Some("") => Ok(None),
+            None => Ok(None),
             Some(text) => text.parse().map(Some).map_err(|_| text.to_owned()),
         }
     }

@@ -24,7 +24,7 @@ use crate::core::reader::CacheReader;
 use crate::core::{Core, Extensions};
 use crate::discovery::Discovery;
 use crate::extension::{SubresourceHandler, WriteHook};
-use crate::filters::{self, InFlight};
+use crate::filters::{self, Ending, InFlight, NewRequests};
 use crate::metrics::RequestMetrics;
 use crate::openapi::OpenApi;
 use crate::paths;
@@ -142,6 +142,11 @@ impl ResourceStore {
         self.core.caches.remove(prefix).await;
     }
 
+    /// Ends every watch, and those begun later at once. Reads go on.
+    pub fn end_watches(&self) {
+        self.core.caches.end_watches();
+    }
+
     /// Ends every watch and stops following the store.
     pub async fn stop(&self) {
         self.core.caches.stop().await;
@@ -252,6 +257,7 @@ impl ServerBuilder {
         crate::metrics::register_caches(&self.metrics, &self.store);
         Arc::new(Server {
             inflight: InFlight::new(self.limits.writes_inflight, self.limits.reads_inflight),
+            ending: Ending::default(),
             discovery: Discovery::new(Arc::clone(&resources), self.address),
             openapi: OpenApi::new(resources, self.paths.keys().cloned().collect()),
             metrics: RequestMetrics::new(&self.metrics),
@@ -273,6 +279,7 @@ pub struct Server {
     pub(crate) authenticator: Arc<dyn Authenticator>,
     pub(crate) authorizer: Arc<dyn Authorizer>,
     pub(crate) inflight: InFlight,
+    pub(crate) ending: Ending,
     pub(crate) discovery: Discovery,
     pub(crate) openapi: OpenApi,
     pub(crate) health: Health,
@@ -287,6 +294,16 @@ impl Server {
     /// Reads and writes of objects.
     pub fn store(&self) -> &ResourceStore {
         &self.store
+    }
+
+    /// What becomes of requests that come from now on. Those from inside the process are always taken.
+    pub fn set_new_requests(&self, new: NewRequests) {
+        self.ending.set(new);
+    }
+
+    /// Waits until the requests that were taken are answered, apart from watches and connections.
+    pub async fn drained(&self) {
+        self.ending.drained().await;
     }
 
     /// The handler of a path.

@@ -69,11 +69,13 @@ pub struct Limits {
     pub streams: u32,
     /// How long shutdown waits for requests under way.
     pub drain: Duration,
+    /// When that time begins; without it, with the shutdown. For servers that know of requests of their own.
+    pub drain_from: Option<CancellationToken>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 20_000, streams: 1000, drain: Duration::from_secs(10) }
+        Self { connections: 20_000, streams: 1000, drain: Duration::from_secs(10), drain_from: None }
     }
 }
 
@@ -123,9 +125,18 @@ pub async fn serve(
     }
     drop(listener);
     tasks.close();
-    if tokio::time::timeout(limits.drain, tasks.wait()).await.is_err() {
-        abort.cancel();
-        tasks.wait().await;
+    let patience = async {
+        if let Some(begin) = &limits.drain_from {
+            begin.cancelled().await;
+        }
+        tokio::time::sleep(limits.drain).await;
+    };
+    tokio::select! {
+        () = tasks.wait() => {}
+        () = patience => {
+            abort.cancel();
+            tasks.wait().await;
+        }
     }
 }
 

@@ -171,6 +171,8 @@ pub struct Config {
     pub compaction_interval: Duration,
     /// `--shutdown-delay-duration`: requests are still taken this long after `/readyz` says no.
     pub shutdown_delay: Duration,
+    /// `--shutdown-send-retry-after`: while requests under way end, new ones are answered with 429 and sent elsewhere.
+    pub shutdown_send_retry_after: bool,
     /// `--http2-max-streams-per-connection`.
     pub http2_streams: u32,
 }
@@ -219,6 +221,7 @@ impl Default for Config {
             event_ttl: Duration::from_hours(1),
             compaction_interval: Duration::from_mins(5),
             shutdown_delay: Duration::ZERO,
+            shutdown_send_retry_after: false,
             http2_streams: 1000,
         }
     }

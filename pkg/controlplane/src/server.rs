@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use apiserver::{Health, Limits, ResourceStore, Server, ServerBuilder};
+use apiserver::{Health, Limits, NewRequests, ResourceStore, Server, ServerBuilder};
 use auth::UserInfo;
 use component::metrics::Metrics;
 use component::serving;
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -21,7 +22,7 @@ use crate::maintenance;
 
 /// Longest the caches may take to read the store at start.
 const WARM_TIMEOUT: Duration = Duration::from_mins(1);
-/// Longest requests under way may take once shutdown has begun.
+/// Longest that connections may take to close once no request is under way on them but what has no deadline.
 const DRAIN: Duration = Duration::from_secs(10);
 
 /// A listener for the runtime from one that was opened before there was a runtime.
@@ -57,33 +58,28 @@ impl ControlPlane {
             ResourceStore::storing(registry, Arc::clone(&store.storage), config.storage_media_type);
         let state = Arc::new(State::default());
         let services = assemble::services(&config, address.port())?;
-        let connector = assemble::connector(&config, shutdown.clone())?;
+        // listeners close when requests should no longer come, connections when those that came are answered
+        let (stop_serving, answered) = (CancellationToken::new(), CancellationToken::new());
+        let connector = assemble::connector(&config, answered.clone())?;
         let parts = Parts { services: Arc::clone(&services), connector: Arc::clone(&connector) };
         let server = build(&config, &resources, &store, &state, address, parts)?;
         let tasks = TaskTracker::new();
-        // what serves ends when requests should no longer come, what they need after they are done
-        let (stop_serving, stop_rest) = (CancellationToken::new(), CancellationToken::new());
-        let limits =
-            serving::Limits { streams: config.http2_streams, drain: DRAIN, ..serving::Limits::default() };
+        let limits = serving::Limits {
+            streams: config.http2_streams,
+            drain: DRAIN,
+            drain_from: Some(answered.clone()),
+            ..serving::Limits::default()
+        };
+        let mut serving = Vec::with_capacity(config.listeners.len() + 1);
         for listener in &config.listeners {
             let listener =
                 reopen(listener).map_err(|source| Error::Listen { address: config.bind, source })?;
             let handler = Arc::clone(&server) as Arc<dyn serving::Handler>;
-            tasks.spawn(serving::serve(
-                listener,
-                Some(Arc::clone(&tls)),
-                handler,
-                limits.clone(),
-                stop_serving.clone(),
-            ));
+            let (tls, stop) = (Some(Arc::clone(&tls)), stop_serving.clone());
+            serving.push(tasks.spawn(serving::serve(listener, tls, handler, limits.clone(), stop)));
         }
-        let serving = tasks.spawn(serving::serve(
-            listener,
-            Some(tls),
-            Arc::clone(&server) as Arc<dyn serving::Handler>,
-            limits,
-            stop_serving.clone(),
-        ));
+        let handler = Arc::clone(&server) as Arc<dyn serving::Handler>;
+        serving.push(tasks.spawn(serving::serve(listener, Some(tls), handler, limits, stop_serving.clone())));
         tasks.spawn(certificate.follow(shutdown.clone()));
         let started = async {
             resources
@@ -100,6 +96,7 @@ impl ControlPlane {
         };
         if let Err(error) = started.await {
             stop_serving.cancel();
+            answered.cancel();
             resources.stop().await;
             store.close().await;
             return Err(error);
@@ -115,19 +112,23 @@ impl ControlPlane {
         ));
         state.bootstrapped.store(true, Ordering::Release);
         tracing::info!(%address, "serving");
+        let end = End {
+            server: Arc::clone(&server),
+            resources,
+            store,
+            connector,
+            state,
+            looking_after,
+            serving,
+            stop_serving,
+            answered,
+            delay: config.shutdown_delay,
+            request_timeout: config.request_timeout,
+            send_retry_after: config.shutdown_send_retry_after,
+        };
         tasks.spawn(async move {
             shutdown.cancelled().await;
-            state.stopping.store(true, Ordering::Release);
-            tokio::time::sleep(config.shutdown_delay).await;
-            stop_serving.cancel();
-            // it takes this server out of the endpoints, for which it needs the store
-            let _ = looking_after.await;
-            connector.stop().await;
-            // watches end with their caches, so that connections can drain
-            resources.stop().await;
-            let _ = serving.await;
-            store.close().await;
-            stop_rest.cancel();
+            end.run().await;
         });
         tasks.close();
         Ok(Self { server, address, tasks })
@@ -151,6 +152,55 @@ impl ControlPlane {
     /// Waits until the server has ended, after its shutdown token was cancelled.
     pub async fn wait(&self) {
         self.tasks.wait().await;
+    }
+}
+
+/// What is left to do when a server is told to end.
+struct End {
+    server: Arc<Server>,
+    resources: ResourceStore,
+    store: Store,
+    connector: Arc<registry::Connector>,
+    state: Arc<State>,
+    looking_after: JoinHandle<()>,
+    serving: Vec<JoinHandle<()>>,
+    stop_serving: CancellationToken,
+    answered: CancellationToken,
+    delay: Duration,
+    request_timeout: Duration,
+    send_retry_after: bool,
+}
+
+impl End {
+    /// In upstream's order: `/readyz` fails and the server leaves the endpoints; after the delay no new requests are
+    /// taken, and the listener closes; what is under way ends, watches and connections by our doing; then the store.
+    async fn run(self) {
+        self.state.stopping.store(true, Ordering::Release);
+        tracing::info!("ending: not ready any more");
+        tokio::time::sleep(self.delay).await;
+        // it takes this server out of the endpoints, for which it needs the store
+        let _ = self.looking_after.await;
+        if self.send_retry_after {
+            self.server.set_new_requests(NewRequests::SentAway);
+        } else {
+            self.server.set_new_requests(NewRequests::Refused);
+            self.stop_serving.cancel();
+        }
+        tracing::info!("ending: no new requests");
+        self.resources.end_watches();
+        // every request has its deadline, which is this at most
+        if tokio::time::timeout(self.request_timeout, self.server.drained()).await.is_err() {
+            tracing::warn!("ending: requests are still under way after the longest time a request may take");
+        }
+        self.stop_serving.cancel();
+        self.answered.cancel();
+        self.connector.stop().await;
+        for serving in self.serving {
+            let _ = serving.await;
+        }
+        tracing::info!("ending: all connections are closed");
+        self.resources.stop().await;
+        self.store.close().await;
     }
 }
 

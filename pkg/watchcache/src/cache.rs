@@ -189,6 +189,8 @@ pub(crate) struct Shared {
     /// Held by whoever extends the ring into the past: one is enough.
     pub(crate) reaching_back: tokio::sync::Mutex<()>,
     pub(crate) stopped: AtomicBool,
+    /// True with `stopped` at the latest.
+    pub(crate) watches_ended: AtomicBool,
 }
 
 impl WatchCache {
@@ -205,11 +207,17 @@ impl WatchCache {
             relist: Notify::new(),
             reaching_back: tokio::sync::Mutex::new(()),
             stopped: AtomicBool::new(false),
+            watches_ended: AtomicBool::new(false),
         });
         let tasks = TaskTracker::new();
         tasks.spawn(pump::run(Arc::clone(&shared)));
         tasks.close();
         Arc::new(Self { shared, tasks, encoding: tokio::sync::Mutex::default() })
+    }
+
+    /// Ends every watch, and those begun later at once. Reads go on.
+    pub fn end_watches(&self) {
+        self.shared.end_watches();
     }
 
     /// Ends every watch and the task that follows the store.

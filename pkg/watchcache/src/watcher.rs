@@ -197,7 +197,7 @@ impl Watcher {
         max: usize,
     ) -> Poll<Option<Result<Vec<WatchItem>, Error>>> {
         loop {
-            if self.ended || self.shared.stopped.load(Ordering::Acquire) {
+            if self.ended || self.shared.watches_ended.load(Ordering::Acquire) {
                 return Poll::Ready(None);
             }
             if self.drained && self.armed && !self.is_due() && self.subscription.is_silent_for(cx) {
@@ -482,9 +482,15 @@ impl Wakers {
 }
 
 impl Shared {
-    /// Whether the cache has been stopped.
+    /// The cache follows the store no more.
     pub(crate) fn mark_stopped(&self) {
         self.stopped.store(true, Ordering::Release);
+        self.end_watches();
+    }
+
+    /// No watch goes on.
+    pub(crate) fn end_watches(&self) {
+        self.watches_ended.store(true, Ordering::Release);
         self.wakers.lock().ring_all();
     }
 }

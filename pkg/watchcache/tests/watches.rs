@@ -280,6 +280,20 @@ async fn stopping_ends_watches_without_error() {
 }
 
 #[tokio::test]
+async fn watches_can_end_before_reads_do() {
+    let world = World::new().await;
+    let mut watcher = world.cache.watch(WatchOptions::new(WatchStart::Now)).await.unwrap();
+    let waiting = tokio::spawn(async move { end(&mut watcher).await });
+    world.cache.end_watches();
+    assert!(waiting.await.unwrap().is_none());
+    let mut later = world.cache.watch(WatchOptions::new(WatchStart::State(ReadVersion::Any))).await.unwrap();
+    assert!(end(&mut later).await.is_none());
+    let written = world.put("a", "x", "n").await;
+    let found = world.cache.get("a", "x", ReadVersion::Latest).await.unwrap();
+    assert_eq!(found.unwrap().revision(), written);
+}
+
+#[tokio::test]
 async fn frames_are_encoded_once_for_all_watchers() {
     let world = World::new().await;
     let mut watchers = Vec::new();

@@ -44,10 +44,20 @@ impl Binary {
         }
     }
 
-    /// Asks the program to end, as a service manager does, and tells whether it ended well.
-    pub async fn stop(mut self) -> anyhow::Result<bool> {
+    /// Asks the program to end, as a service manager does.
+    pub fn terminate(&self) -> anyhow::Result<()> {
         let asked = Command::new("kill").args(["-TERM", &self.0.id().to_string()]).status()?;
         anyhow::ensure!(asked.success(), "cannot signal the program");
+        Ok(())
+    }
+
+    /// Whether the program runs.
+    pub fn is_running(&mut self) -> anyhow::Result<bool> {
+        Ok(self.0.try_wait()?.is_none())
+    }
+
+    /// Waits for the end of a program that was asked to, and tells whether it ended well.
+    pub async fn ended(mut self) -> anyhow::Result<bool> {
         let started = Instant::now();
         loop {
             if let Some(status) = self.0.try_wait()? {
@@ -58,6 +68,12 @@ impl Binary {
             }
             tokio::time::sleep(PAUSE).await;
         }
+    }
+
+    /// Asks the program to end and tells whether it ended well.
+    pub async fn stop(self) -> anyhow::Result<bool> {
+        self.terminate()?;
+        self.ended().await
     }
 }
 

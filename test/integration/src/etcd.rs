@@ -92,7 +92,8 @@ impl Etcd {
         Ok(kill(Pid::from_raw(child.id().cast_signed()), signal)?)
     }
 
-    fn url(&self) -> String {
+    /// Where it listens.
+    pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.client)
     }
 

@@ -3,10 +3,11 @@
 //! [`Cluster`] is a server on loopback with a store in memory. Most tests talk to its handler directly
 //! ([`Cluster::call`]), which is the code that serves the network, without sockets; the others use kubectl and kube.
 
-pub mod component;
-
 pub mod binary;
+pub mod component;
 pub mod etcd;
+pub mod events;
+pub mod servers;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -72,6 +72,18 @@ async fn selectors() -> anyhow::Result<()> {
     let bad = cluster.call("GET", "/api/v1/pods?fieldSelector=spec.nope%3Dv", "").await?;
     assert_eq!((bad.code, bad.message().as_str()), (400, "field label not supported: spec.nope"));
     assert_eq!(cluster.call("GET", &format!("{CM}?labelSelector=a+b+c"), "").await?.code, 400);
+    // the name of a path is the one that was authorized
+    let one = "/api/v1/watch/namespaces/default/configmaps/c001";
+    for selector in ["metadata.name%3Dc002", "metadata.name!%3Dc001", "metadata.namespace%3Ddefault"] {
+        let other =
+            cluster.call("GET", &format!("{one}?timeoutSeconds=1&fieldSelector={selector}"), "").await?;
+        let text = "fieldSelector metadata.name doesn't match requested name";
+        assert_eq!((other.code, other.message().as_str()), (400, text), "{selector}");
+    }
+    let same = cluster
+        .call("GET", &format!("{one}?timeoutSeconds=1&fieldSelector=metadata.name%3Dc001"), "")
+        .await?;
+    assert!(same.code == 200 && same.text().contains("c001"), "{}", same.text());
     cluster.stop().await;
     Ok(())
 }

@@ -1,55 +1,10 @@
 //! Watches.
 
-use component::http::{Body, empty};
-use http_body_util::BodyExt;
 use integration::Cluster;
+use integration::events::Events;
 use serde_json::{Value, json};
 
 const CM: &str = "/api/v1/namespaces/default/configmaps";
-
-/// Events of a watch, line by line.
-struct Events {
-    body: Body,
-    rest: Vec<u8>,
-}
-
-impl Events {
-    async fn open(cluster: &Cluster, path: &str) -> anyhow::Result<Self> {
-        let admin = auth::UserInfo::new("admin", &["system:masters"]);
-        let response = cluster.open(admin, "GET", path, empty(), &[]).await?;
-        anyhow::ensure!(response.status().is_success(), "{}", response.status());
-        Ok(Self { body: response.into_body(), rest: Vec::new() })
-    }
-
-    /// The next event, `None` at the end.
-    async fn next(&mut self) -> anyhow::Result<Option<Value>> {
-        loop {
-            if let Some(at) = self.rest.iter().position(|b| *b == b'\n') {
-                let line: Vec<u8> = self.rest.drain(..=at).collect();
-                return Ok(Some(serde_json::from_slice(&line)?));
-            }
-            let frame = tokio::time::timeout(std::time::Duration::from_secs(10), self.body.frame()).await?;
-            match frame {
-                None => return Ok(None),
-                Some(frame) => {
-                    if let Ok(data) = frame.map_err(|e| anyhow::anyhow!(e))?.into_data() {
-                        self.rest.extend_from_slice(&data);
-                    }
-                }
-            }
-        }
-    }
-
-    async fn expect(&mut self, kind: &str, name: &str) -> anyhow::Result<Value> {
-        let event = self.next().await?.unwrap_or_default();
-        assert_eq!(
-            (event["type"].as_str(), event["object"]["metadata"]["name"].as_str()),
-            (Some(kind), Some(name)),
-            "{event}"
-        );
-        Ok(event["object"].clone())
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn changes_arrive_in_order() -> anyhow::Result<()> {

@@ -40,6 +40,8 @@ pub(crate) struct Caches {
 #[derive(Default)]
 struct Running {
     of: HashMap<String, Arc<Cached>>,
+    /// No watch goes on.
+    watches_ended: bool,
     /// The server has ended: nothing follows the store any more.
     stopped: bool,
 }
@@ -66,6 +68,9 @@ impl Caches {
             return Arc::clone(cached);
         }
         let cached = Arc::new(self.start(resources, descriptor));
+        if running.watches_ended {
+            cached.cache.end_watches();
+        }
         if running.stopped {
             cached.cache.cancel();
         }
@@ -122,6 +127,13 @@ impl Caches {
         if let Some(cached) = removed {
             cached.cache.stop().await;
         }
+    }
+
+    /// Ends every watch, for good.
+    pub(crate) fn end_watches(&self) {
+        let mut running = self.running.write();
+        running.watches_ended = true;
+        running.of.values().for_each(|cached| cached.cache.end_watches());
     }
 
     /// Ends every watch and every task, for good: whoever asks for a cache later gets one that is not ready.

@@ -142,19 +142,20 @@ impl Core {
     }
 }
 
+/// What is wrong with a `propagationPolicy`.
+pub(crate) fn check_policy(policy: Option<&str>) -> Option<FieldError> {
+    const KNOWN: [&str; 3] = ["Foreground", "Background", "Orphan"];
+    let unknown = policy.filter(|policy| !KNOWN.contains(policy))?;
+    let supported = [KNOWN[0], KNOWN[1], KNOWN[2], "nil"];
+    Some(FieldError::not_supported("propagationPolicy", unknown, &supported))
+}
+
 /// What is wrong with the options themselves.
 fn validate_request(request: &DeleteRequest) -> Result<(), Status> {
-    let mut errors = Vec::new();
-    if let Some(policy) = &request.propagation_policy
-        && !matches!(policy.as_str(), "Orphan" | "Background" | "Foreground")
-    {
-        errors.push(FieldError::not_supported(
-            "propagationPolicy",
-            policy.as_str(),
-            &["Foreground", "Background", "Orphan", "nil"],
-        ));
+    match check_policy(request.propagation_policy.as_deref()) {
+        None => Ok(()),
+        Some(error) => Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", &[error])),
     }
-    if errors.is_empty() { Ok(()) } else { Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", &errors)) }
 }
 
 fn check_preconditions(

@@ -1,15 +1,18 @@
 //! The filter chain: what every request passes before a handler sees it, in upstream's order
-//! (`k8s.io/apiserver/pkg/server.DefaultBuildHandlerChain`): panics contained, audit id, request info, deadline,
-//! authentication, impersonation, limits in flight, authorization; on the way back warnings, cache headers, compression
+//! (`k8s.io/apiserver/pkg/server.DefaultBuildHandlerChain`): panics contained, audit id, request info, whether the server
+//! is ending, deadline, authentication, impersonation, limits in flight, authorization; on the way back warnings, cache headers, compression
 //! and metrics.
 
 mod authenticate;
 mod authorize;
 mod compress;
+mod ending;
 mod impersonate;
 mod inflight;
 
 pub(crate) use compress::accepts_gzip;
+pub(crate) use ending::Ending;
+pub use ending::NewRequests;
 pub(crate) use inflight::InFlight;
 
 use std::panic::AssertUnwindSafe;
@@ -46,6 +49,10 @@ pub(crate) async fn run(server: Arc<Server>, request: Request) -> Response {
     let compression = accepts_gzip(request.headers());
     let warnings = Warnings::default();
     let long_running = server.is_long_running(&info);
+    let _taken = match server.ending.enter(&request, long_running) {
+        Ok(taken) => taken,
+        Err(refused) => return *refused,
+    };
     let context = RequestContext {
         audit_id: Arc::clone(&audit_id),
         user: Arc::default(),
@@ -64,9 +71,7 @@ pub(crate) async fn run(server: Arc<Server>, request: Request) -> Response {
         Some(Err(status)) => Ok(Err(status)),
         Some(Ok(allowed)) => match tokio::time::timeout(allowed, guarded).await {
             Ok(outcome) => outcome,
-            Err(_) => {
-                Ok(Err(Status::timeout("Timeout: request did not complete within the allotted timeout", 0)))
-            }
+            Err(_) => Ok(Err(Status::timeout("request did not complete within the allotted timeout", 0))),
         },
     };
     let mut response = match outcome {

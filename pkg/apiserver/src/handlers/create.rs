@@ -8,7 +8,7 @@ use crate::options;
 
 pub(crate) async fn handle(exchange: Exchange) -> Result<Response, Status> {
     let media = exchange.media()?;
-    let options = options::write(&exchange.context, "CreateOptions")?;
+    let options = options::write(&exchange.context, options::Kind::Create)?;
     let object = exchange.decode(options.validation)?;
     let created = exchange.core().create(&exchange.place(), object, &options.params).await?;
     exchange.respond_written(created, &media)

@@ -10,7 +10,7 @@ use http::StatusCode;
 
 use super::Exchange;
 use crate::core::create::WriteParams;
-use crate::core::delete::details;
+use crate::core::delete::{check_policy, details};
 use crate::core::update::Subject;
 use crate::extension::DeleteRequest;
 use crate::negotiate::{self, Format};
@@ -74,53 +74,46 @@ pub(crate) fn read_request(exchange: &Exchange) -> Result<(DeleteRequest, Option
     let query = &exchange.context.query;
     let mut request = DeleteRequest::default();
     let mut tree = None;
+    let orphan;
+    let mut dry: Vec<String> = query.all("dryRun").map(str::to_owned).collect();
     if exchange.body.is_empty() {
         request.grace_period_seconds = options::number(query, "gracePeriodSeconds")?;
-        request.propagation_policy =
-            query.get("propagationPolicy").filter(|p| !p.is_empty()).map(str::to_owned);
-        if let (None, Some(orphan)) = (&request.propagation_policy, query.flag_opt("orphanDependents")) {
-            request.propagation_policy = Some(policy_of(orphan));
-        }
-        request.dry_run = crate::options::dry_run(query)?;
+        request.propagation_policy = query.get("propagationPolicy").map(str::to_owned);
+        orphan = query.flag_opt("orphanDependents");
     } else {
         let options = decode_options(exchange)?;
         request.grace_period_seconds = options.get("gracePeriodSeconds").and_then(Value::as_i64);
         let text = |path: &[&str]| Some(str_at(&options, path).to_owned()).filter(|t| !t.is_empty());
         request.propagation_policy = text(&["propagationPolicy"]);
-        if let Some(orphan) = options.get("orphanDependents").and_then(Value::as_bool) {
-            if request.propagation_policy.is_some() {
-                let error = FieldError::invalid(
-                    "propagationPolicy",
-                    str_at(&options, &["propagationPolicy"]),
-                    "orphanDependents and deletionPropagation cannot be both set",
-                );
-                return Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", &[error]));
-            }
-            request.propagation_policy = Some(policy_of(orphan));
-        }
+        orphan = options.get("orphanDependents").and_then(Value::as_bool);
         request.precondition = Precondition {
             uid: text(&["preconditions", "uid"]),
             resource_version: text(&["preconditions", "resourceVersion"]),
         };
-        let dry: Vec<&str> = options
-            .get("dryRun")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .collect();
-        if dry.iter().any(|d| *d != "All") {
-            let error = FieldError::not_supported("dryRun", dry.join(","), &["All"]);
-            return Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", &[error]));
-        }
-        request.dry_run = !dry.is_empty() || crate::options::dry_run(query)?;
+        // a query that asks for a dry run is heard beside a body too: nobody means to delete by it
+        let given = options.get("dryRun").and_then(Value::as_array).into_iter().flatten();
+        dry.extend(given.filter_map(Value::as_str).map(str::to_owned));
         tree = Some(options);
     }
     let unsafe_delete = "ignoreStoreReadErrorWithClusterBreakingPotential";
     let wanted = tree.as_ref().and_then(|t| t.get(unsafe_delete)).and_then(Value::as_bool);
+    let mut errors = Vec::new();
+    if let (Some(policy), Some(_)) = (&request.propagation_policy, orphan) {
+        let why = "orphanDependents and deletionPropagation cannot be both set";
+        errors.push(FieldError::invalid("propagationPolicy", policy.as_str(), why));
+    }
+    errors.extend(check_policy(request.propagation_policy.as_deref()));
+    errors.extend(options::check_dry_run(&dry.iter().map(String::as_str).collect::<Vec<_>>()));
     if wanted.unwrap_or_else(|| query.flag(unsafe_delete)) {
-        let error = FieldError::invalid(unsafe_delete, true, "Unsupported unless feature gate is enabled");
-        return Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", &[error]));
+        let why = "Unsupported unless feature gate is enabled";
+        errors.push(FieldError::invalid(unsafe_delete, true, why));
+    }
+    if !errors.is_empty() {
+        return Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", &errors));
+    }
+    request.dry_run = !dry.is_empty();
+    if let (None, Some(orphan)) = (&request.propagation_policy, orphan) {
+        request.propagation_policy = Some(policy_of(orphan));
     }
     Ok((request, tree))
 }

@@ -18,7 +18,7 @@ pub(crate) async fn handle(exchange: Exchange) -> Result<Response, Status> {
     let version = match exchange.context.query.get("resourceVersion") {
         None | Some("") => ReadVersion::Latest,
         Some("0") => ReadVersion::Any,
-        Some(text) => ReadVersion::NotOlderThan(options::parse_version(text)?),
+        Some(text) => ReadVersion::NotOlderThan(options::version_of_get(text)?),
     };
     let core = exchange.core();
     let target = &exchange.target;

@@ -14,6 +14,7 @@ use component::http::{BoxError, Response};
 use http::{HeaderValue, StatusCode, header};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
+use storage::Revision;
 use watchcache::{ListOptions, ListPage, ReadVersion, StoredObject};
 
 use super::{Exchange, select, table};
@@ -34,20 +35,29 @@ pub(crate) async fn handle(exchange: Exchange) -> Result<Response, Status> {
     let media = exchange.media()?;
     let options = options::read(&exchange.context.query, false)?;
     let page = page(&exchange, &options).await?;
+    respond(&exchange, page, &media).await
+}
+
+/// Answers with a page in the form the client wants.
+pub(crate) async fn respond(
+    exchange: &Exchange,
+    page: ListPage,
+    media: &MediaType,
+) -> Result<Response, Status> {
     let target = &exchange.target;
     match media.view {
         View::Object => {
             let kind = (target.descriptor.list_kind.clone(), target.api_version());
-            write(&exchange, page, &kind, Items::Objects, &media).await
+            write(exchange, page, &kind, Items::Objects, media).await
         }
         View::PartialList(version) => {
             let kind = ("PartialObjectMetadataList".to_owned(), format!("meta.k8s.io/{version}"));
-            write(&exchange, page, &kind, Items::Partial(version), &media).await
+            write(exchange, page, &kind, Items::Partial(version), media).await
         }
         View::Table(version) => {
             let rows = table::Rows::new(target, &exchange.context)?;
             let kind = ("Table".to_owned(), format!("meta.k8s.io/{version}"));
-            write(&exchange, page, &kind, Items::Rows(version, Box::new(rows)), &media).await
+            write(exchange, page, &kind, Items::Rows(version, Box::new(rows)), media).await
         }
         View::Partial(_) => Err(Status::new(
             406,
@@ -65,14 +75,12 @@ pub(crate) async fn page(exchange: &Exchange, options: &ReadOptions) -> Result<L
     let core = exchange.core();
     let cached = core.caches.of(&core.resources.snapshot(), &exchange.target.descriptor);
     let selection = select::compile(exchange, &cached, options)?;
-    if !options.continue_token.is_empty() && options.version.is_some_and(|v| v.0 != 0) {
-        return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
-    }
     let list = ListOptions {
         namespace: exchange.namespace().to_owned(),
         name: selection.name,
         version: read_version(options),
-        limit: options.limit,
+        // who takes any state gets all of it: upstream's cache has no pages for them
+        limit: if options.version == Some(Revision(0)) { 0 } else { options.limit },
         continue_token: Some(options.continue_token.clone()).filter(|t| !t.is_empty()),
         filter: selection.filter,
     };

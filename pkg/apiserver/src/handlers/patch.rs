@@ -4,7 +4,8 @@ use apimachinery::Value;
 use apimachinery::coerce::{self, FieldValidation};
 use apimachinery::json::go_quote;
 use apimachinery::patch::{Patch, PatchType};
-use apimachinery::status::{FieldError, Status};
+use apimachinery::schema::{NodeId, Schema};
+use apimachinery::status::Status;
 use apimachinery::strict::strict_errors;
 use component::http::Response;
 use http::header;
@@ -29,26 +30,16 @@ pub(crate) const TYPES: [&str; 4] = [
 
 pub(crate) async fn handle(exchange: Exchange) -> Result<Response, Status> {
     let media = exchange.media()?;
-    let mut options = options::write(&exchange.context, "PatchOptions")?;
     let media_type = media_type(&exchange);
+    let mut options = options::write(&exchange.context, options_kind(media_type))?;
     options.params.applies = media_type == APPLY;
     let change: Box<dyn Change + '_> = if media_type == APPLY {
         Box::new(apply(&exchange, &options)?)
     } else {
         let kind =
             PatchType::from_media_type(media_type).ok_or_else(|| Status::unsupported_media_type(&TYPES))?;
-        if options.force.is_some() {
-            let error = FieldError::forbidden("force", "may not be specified for non-apply patch");
-            return Err(Status::invalid("meta.k8s.io", "PatchOptions", "", &[error]));
-        }
-        let (patch, problems) = parse(kind, &exchange.body)?;
-        Box::new(Patched {
-            patch,
-            problems,
-            target: &exchange.target,
-            context: &exchange.context,
-            validation: options.validation,
-        })
+        let plain = Plain::read(kind, &exchange, options.validation)?;
+        Box::new(Patched { plain, target: &exchange.target })
     };
     let subject = Subject {
         place: exchange.place(),
@@ -81,31 +72,35 @@ pub(crate) fn media_type(exchange: &Exchange) -> &str {
     content_type.unwrap_or("").split(';').next().unwrap_or("").trim()
 }
 
-/// 422 unless an applier says who it is.
-pub(crate) fn check_applier(options: &WriteOptions) -> Result<(), Status> {
-    if !options.field_manager.is_empty() {
-        return Ok(());
-    }
-    let error = FieldError::required("fieldManager", "is required for apply patch");
-    Err(Status::invalid("meta.k8s.io", "PatchOptions", "", &[error]))
+/// Which options go with a body of this media type.
+pub(crate) fn options_kind(media_type: &str) -> options::Kind {
+    if media_type == APPLY { options::Kind::Apply } else { options::Kind::Patch }
 }
 
 /// A patch in one of the three formats without ownership.
-struct Patched<'a> {
+pub(crate) struct Plain<'a> {
     patch: Patch,
+    /// What strict decoding finds in the patch itself.
     problems: Vec<String>,
-    target: &'a Target,
     context: &'a RequestContext,
     validation: FieldValidation,
 }
 
-impl Change for Patched<'_> {
-    fn apply(&self, old: Option<&Value>) -> Result<Value, Status> {
-        let served = self.target.served();
-        let old = old.unwrap_or(&Value::Null);
-        let mut new = self.patch.apply(old, &served.schema, served.root)?;
+impl<'a> Plain<'a> {
+    pub(crate) fn read(
+        kind: PatchType,
+        exchange: &'a Exchange,
+        validation: FieldValidation,
+    ) -> Result<Self, Status> {
+        let (patch, problems) = parse(kind, &exchange.body)?;
+        Ok(Self { patch, problems, context: &exchange.context, validation })
+    }
+
+    /// The patched object; what it has that its type does not know is dropped, told or refused.
+    pub(crate) fn apply(&self, old: &Value, schema: &Schema, root: NodeId) -> Result<Value, Status> {
+        let mut new = self.patch.apply(old, schema, root)?;
         let checked = self.validation != FieldValidation::Ignore;
-        let unknown = coerce::fit_changed(&served.schema, served.root, &mut new, checked, Some(old))
+        let unknown = coerce::fit_changed(schema, root, &mut new, checked, Some(old))
             .map_err(|error| self.patch.undecodable(&new, &error.to_string()))?;
         if checked {
             let unknown = unknown.iter().map(|path| format!("unknown field {}", go_quote(path)));
@@ -116,8 +111,22 @@ impl Change for Patched<'_> {
             }
             self.context.warnings.extend(problems);
         }
+        Ok(new)
+    }
+}
+
+/// Such a patch of an object of the resource.
+struct Patched<'a> {
+    plain: Plain<'a>,
+    target: &'a Target,
+}
+
+impl Change for Patched<'_> {
+    fn apply(&self, old: Option<&Value>) -> Result<Value, Status> {
+        let served = self.target.served();
+        let mut new = self.plain.apply(old.unwrap_or(&Value::Null), &served.schema, served.root)?;
         same_kind(self.target, &new)?;
-        codec::complete(&self.target.descriptor, served, &mut new, Some(old));
+        codec::complete(&self.target.descriptor, served, &mut new, old);
         Ok(new)
     }
 }
@@ -145,7 +154,6 @@ struct Applied<'a> {
 }
 
 fn apply<'a>(exchange: &'a Exchange, options: &'a WriteOptions) -> Result<Applied<'a>, Status> {
-    check_applier(options)?;
     // as the client sent it: what was pruned or defaulted here would be neither refused nor told from what it wants
     let (mut object, duplicates) =
         apimachinery::decode::untyped(&exchange.body, apimachinery::decode::Format::Yaml).map_err(|e| {
@@ -153,8 +161,9 @@ fn apply<'a>(exchange: &'a Exchange, options: &'a WriteOptions) -> Result<Applie
         })?;
     match options.validation {
         FieldValidation::Strict if !duplicates.is_empty() => {
-            let texts = duplicates.join(", ");
-            return Err(Status::bad_request(format!("error strict decoding patch: {texts}")));
+            let why = apimachinery::yaml::unmarshal_errors(&duplicates);
+            let text = format!("error strict decoding patch: error converting YAML to JSON: {why}");
+            return Err(Status::bad_request(text));
         }
         FieldValidation::Ignore => {}
         _ => exchange.context.warnings.extend(duplicates),

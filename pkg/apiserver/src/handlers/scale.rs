@@ -1,13 +1,12 @@
 //! The `scale` subresource: an `autoscaling/v1` Scale made from, and written to, the replicas of any resource.
 
 use apimachinery::Value;
-use apimachinery::coerce;
 use apimachinery::descriptor::ServedVersion;
 use apimachinery::json;
 use apimachinery::managedfields::scale::{self, ReplicasPath};
 use apimachinery::managedfields::{self, NoOtherVersions, ResetFields};
 use apimachinery::meta::{GroupVersionKind, at, str_at};
-use apimachinery::patch::{Patch, PatchType};
+use apimachinery::patch::PatchType;
 use apimachinery::schema::NodeId;
 use apimachinery::selectors::LabelSelector;
 use apimachinery::status::{FieldError, Status};
@@ -29,8 +28,8 @@ pub(crate) async fn handle(exchange: Exchange) -> Result<Response, Status> {
             let gvr = exchange.target.gvr();
             exchange.core().get_value(&gvr, exchange.namespace(), exchange.name()).await?
         }
-        "update" => write(&exchange, "UpdateOptions").await?,
-        _ => write(&exchange, "PatchOptions").await?,
+        "update" => write(&exchange, options::Kind::Update).await?,
+        _ => write(&exchange, patch::options_kind(patch::media_type(&exchange))).await?,
     };
     let scale = scale_of(&exchange, &object)?;
     let schema = exchange.target.served();
@@ -83,9 +82,9 @@ fn scale_kind(exchange: &Exchange) -> GroupVersionKind {
 }
 
 /// What the body asks of the Scale.
-enum Wanted {
+enum Wanted<'a> {
     Object(Value),
-    Patch(Patch),
+    Patch(patch::Plain<'a>),
     Apply(Value),
 }
 
@@ -93,12 +92,12 @@ enum Wanted {
 struct Scaled<'a> {
     exchange: &'a Exchange,
     options: &'a WriteOptions,
-    wanted: Wanted,
+    wanted: Wanted<'a>,
     gvk: GroupVersionKind,
     root: NodeId,
 }
 
-async fn write(exchange: &Exchange, kind: &str) -> Result<Value, Status> {
+async fn write(exchange: &Exchange, kind: options::Kind) -> Result<Value, Status> {
     let options = options::write(&exchange.context, kind)?;
     let served = exchange.target.served();
     let gvk = scale_kind(exchange);
@@ -120,11 +119,8 @@ async fn write(exchange: &Exchange, kind: &str) -> Result<Value, Status> {
     } else {
         let media_type = patch::media_type(exchange);
         match PatchType::from_media_type(media_type) {
-            Some(kind) => Wanted::Patch(Patch::parse(kind, &exchange.body)?),
-            None if media_type == patch::APPLY => {
-                patch::check_applier(&options)?;
-                Wanted::Apply(decode(Format::Yaml)?)
-            }
+            Some(kind) => Wanted::Patch(patch::Plain::read(kind, exchange, options.validation)?),
+            None if media_type == patch::APPLY => Wanted::Apply(decode(Format::Yaml)?),
             None => return Err(Status::unsupported_media_type(&patch::TYPES)),
         }
     };
@@ -164,11 +160,7 @@ impl Scaled<'_> {
         };
         let mut scale = match &self.wanted {
             Wanted::Object(scale) => scale.clone(),
-            Wanted::Patch(patch) => {
-                let mut scale = patch.apply(live, schema, self.root)?;
-                coerce::coerce(schema, self.root, &mut scale, self.options.validation)?;
-                scale
-            }
+            Wanted::Patch(patch) => patch.apply(live, schema, self.root)?,
             Wanted::Apply(applied) => {
                 let managed = managedfields::Write { manager: &self.options.field_manager, ..managed };
                 let force = self.options.force.unwrap_or(false);

@@ -48,8 +48,12 @@ pub(crate) fn compile(
         |e: apimachinery::selectors::fields::FieldSelectorError| Status::bad_request(e.to_string()),
     )?;
     let path_name = exchange.name();
-    if !path_name.is_empty() && fields.required_value("metadata.name").is_none() {
+    if !path_name.is_empty() && fields.terms.is_empty() {
         fields.terms.extend(FieldSelector::equals("metadata.name", path_name).terms);
+    }
+    if !path_name.is_empty() && fields.required_value("metadata.name") != Some(path_name) {
+        // who may see the one need not be allowed to see the other
+        return Err(Status::bad_request("fieldSelector metadata.name doesn't match requested name"));
     }
     let mut terms = Vec::new();
     for term in &fields.terms {

@@ -24,7 +24,7 @@ impl Change for Put {
 
 pub(crate) async fn handle(exchange: Exchange) -> Result<Response, Status> {
     let media = exchange.media()?;
-    let options = options::write(&exchange.context, "UpdateOptions")?;
+    let options = options::write(&exchange.context, options::Kind::Update)?;
     let object = exchange.decode(options.validation)?;
     metadata::match_name(&object, exchange.name(), exchange.namespace())?;
     let subject = Subject {

@@ -81,7 +81,10 @@ fn messages(batch: &Bytes, binary: bool) -> Vec<Bytes> {
     found
 }
 
-async fn begin(exchange: &Exchange, options: &ReadOptions) -> Result<Watcher, Status> {
+async fn begin(
+    exchange: &Exchange,
+    options: &ReadOptions,
+) -> Result<Result<Watcher, watchcache::Error>, Status> {
     let core = exchange.core();
     let cached = core.caches.of(&core.resources.snapshot(), &exchange.target.descriptor);
     let selection = select::compile(exchange, &cached, options)?;
@@ -102,14 +105,18 @@ async fn begin(exchange: &Exchange, options: &ReadOptions) -> Result<Watcher, St
             object.namespace() == namespace && inner.as_ref().is_none_or(|f| f(object))
         }));
     }
-    let start = match (options.version, options.initial_events) {
-        (None, Some(true)) => WatchStart::InitialEvents(ReadVersion::Latest),
-        (Some(Revision(0)), Some(true)) => WatchStart::InitialEvents(ReadVersion::Any),
-        (Some(revision), Some(true)) => WatchStart::InitialEvents(ReadVersion::NotOlderThan(revision)),
-        (None | Some(Revision(0)), Some(false)) => WatchStart::Now,
-        (None, None) => WatchStart::State(ReadVersion::Latest),
-        (Some(Revision(0)), None) => WatchStart::State(ReadVersion::Any),
-        (Some(revision), _) => WatchStart::After(revision),
+    let from_state = match options.version {
+        _ if options.initial_events == Some(false) => None,
+        None => Some(ReadVersion::Latest),
+        Some(Revision(0)) => Some(ReadVersion::Any),
+        Some(revision) => options.initial_events.map(|_| ReadVersion::NotOlderThan(revision)),
+    };
+    let start = match (from_state, options.version) {
+        // who takes no bookmarks is not told where the initial events end
+        (Some(version), _) if options.bookmarks => WatchStart::InitialEvents(version),
+        (Some(version), _) => WatchStart::State(version),
+        (None, Some(revision)) if revision.0 > 0 => WatchStart::After(revision),
+        (None, _) => WatchStart::Now,
     };
     let timeout =
         options.timeout.unwrap_or_else(|| default_timeout(exchange.server.limits.min_request_timeout));
@@ -120,7 +127,11 @@ async fn begin(exchange: &Exchange, options: &ReadOptions) -> Result<Watcher, St
         bookmarks: options.bookmarks,
         timeout: Some(timeout.min(MAX_TIMEOUT)),
     };
-    Ok(cached.cache.watch(options).await?)
+    match cached.cache.watch(options).await {
+        Err(error @ watchcache::Error::NotReady) => Err(error.into()),
+        // whatever else is wrong with where it begins is what the watch says, as upstream's do
+        begun => Ok(begun),
+    }
 }
 
 /// Watches end at random moments, so that they do not all come back at once.
@@ -130,7 +141,8 @@ fn default_timeout(min: Duration) -> Duration {
 
 /// An open watch on its way out.
 struct Outgoing {
-    watcher: Watcher,
+    /// The watch, or why there is none: then that is all that is sent.
+    watcher: Result<Watcher, watchcache::Error>,
     encoder: EventEncoder,
     events: Counter,
     /// Frames made and not yet handed out.
@@ -147,7 +159,11 @@ impl Outgoing {
             if self.ended {
                 return Poll::Ready(None);
             }
-            let Some(batch) = ready!(self.watcher.poll_batch(cx, BATCH)) else {
+            let batch = match &mut self.watcher {
+                Ok(watcher) => ready!(watcher.poll_batch(cx, BATCH)),
+                Err(error) => Some(Err(error.clone())),
+            };
+            let Some(batch) = batch else {
                 self.ended = true;
                 return Poll::Ready(None);
             };
