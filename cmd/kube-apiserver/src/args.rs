@@ -18,6 +18,16 @@ use controlplane::{
 /// A boolean flag as Go's flag package takes it.
 type Flag = bool;
 
+/// `--endpoint-reconciler-type`. Upstream's deprecated `master-count` needs to be told how many servers there are; it is
+/// refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum EndpointReconciler {
+    /// Each living server holds a lease.
+    Lease,
+    /// Somebody else writes the endpoints.
+    None,
+}
+
 /// Flags of kube-apiserver.
 #[derive(Debug, clap::Parser)]
 #[command(name = "kube-apiserver", version = component::KUBERNETES_VERSION)]
@@ -56,6 +66,9 @@ pub(crate) struct Args {
     /// Address members of the cluster reach this server at.
     #[arg(long)]
     advertise_address: Option<IpAddr>,
+    /// How servers keep the endpoints of the `kubernetes` service: by leases, or not at all.
+    #[arg(long, value_enum, default_value_t = EndpointReconciler::Lease)]
+    endpoint_reconciler_type: EndpointReconciler,
     /// Host name used when generating external URLs.
     #[arg(long)]
     external_hostname: Option<String>,
@@ -308,6 +321,7 @@ impl Args {
             bind: SocketAddr::new(self.bind_address, self.secure_port),
             listeners: Vec::new(),
             advertise_address: self.advertise_address,
+            reconciles_endpoints: self.endpoint_reconciler_type == EndpointReconciler::Lease,
             external_host: self.external_hostname,
             certificate,
             tls: offer,

@@ -224,6 +224,7 @@ pub(crate) fn services(config: &Config, port: u16) -> Result<Arc<Services>, Erro
         ranges: config.service_ranges.clone(),
         node_ports: config.node_ports.clone(),
         advertise: Some((config.advertised(), port)),
+        reconciles_endpoints: config.reconciles_endpoints,
     };
     Services::new(services).map(Arc::new).map_err(|e| Error::Config(e.to_string()))
 }

@@ -105,6 +105,8 @@ pub struct Config {
     pub listeners: Vec<Arc<std::net::TcpListener>>,
     /// `--advertise-address`: what the `kubernetes` endpoints say; by default the bind address.
     pub advertise_address: Option<IpAddr>,
+    /// `--endpoint-reconciler-type`: this server keeps itself among those endpoints.
+    pub reconciles_endpoints: bool,
     /// `--external-hostname`, for certificates and service account discovery.
     pub external_host: Option<String>,
     /// `--tls-*`.
@@ -188,6 +190,7 @@ impl Default for Config {
             bind: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 6443)),
             listeners: Vec::new(),
             advertise_address: None,
+            reconciles_endpoints: true,
             external_host: None,
             certificate: ServingCertificate::SelfSigned,
             tls: component::tls::Offer::default(),

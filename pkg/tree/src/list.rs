@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::Value;
 
 /// The items of an array: a vector that copies share until one of them changes it.
-#[derive(Clone, Default, Eq, Hash)]
+#[derive(Clone, Default, Eq)]
 pub struct List(Arc<Vec<Value>>);
 
 impl List {
@@ -29,6 +29,12 @@ impl List {
 impl PartialEq for List {
     fn eq(&self, other: &Self) -> bool {
         self.shares(other) || self.0 == other.0
+    }
+}
+
+impl std::hash::Hash for List {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
     }
 }
 

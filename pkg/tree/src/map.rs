@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::{Key, Value};
 
 /// The members of an object: a vector sorted by key that copies share until one of them changes it.
-#[derive(Clone, Default, Eq, Hash)]
+#[derive(Clone, Default, Eq)]
 pub struct Map {
     /// Nothing is allocated for no members.
     members: Option<Arc<Vec<(Key, Value)>>>,
@@ -201,6 +201,12 @@ impl<'a> Entry<'a> {
 impl PartialEq for Map {
     fn eq(&self, other: &Self) -> bool {
         self.shares(other) || self.slice() == other.slice()
+    }
+}
+
+impl std::hash::Hash for Map {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.slice().hash(state);
     }
 }
 

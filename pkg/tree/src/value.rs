@@ -62,7 +62,8 @@ impl Value {
         }
     }
 
-    /// Leaves `null` behind.
+    /// The value; leaves `null` behind.
+    #[must_use]
     pub fn take(&mut self) -> Self {
         std::mem::take(self)
     }

@@ -368,11 +368,12 @@ async fn proxies_and_streams_find_their_way() {
     cluster.stop().await;
 }
 
-fn services(advertise: [u8; 4]) -> registry::Services {
+fn services(advertise: [u8; 4], reconciles_endpoints: bool) -> registry::Services {
     registry::Services::new(registry::ServiceConfig {
         ranges: vec![ipnet::IpNet::new_assert([10, 96, 0, 0].into(), 16)],
         node_ports: 30000..=32767,
         advertise: Some((advertise.into(), 6443)),
+        reconciles_endpoints,
     })
     .expect("configuration")
 }
@@ -387,10 +388,13 @@ async fn servers_share_the_endpoints_of_kubernetes() {
         let list = endpoints["subsets"][0]["addresses"].as_array().cloned().unwrap_or_default();
         list.iter().map(|a| a["ip"].as_str().unwrap_or("").to_owned()).collect::<Vec<_>>()
     };
-    let (one, two) = (services([172, 30, 0, 2]), services([172, 30, 0, 3]));
+    let [one, two] = [2, 3].map(|host| services([172, 30, 0, host], true));
     one.start(&store).await.expect("started");
     assert_eq!(addresses().await, ["172.30.0.2"]);
     two.start(&store).await.expect("started");
+    assert_eq!(addresses().await, ["172.30.0.2", "172.30.0.3"]);
+    // one that is told not to be an endpoint is none
+    services([172, 30, 0, 4], false).start(&store).await.expect("started");
     assert_eq!(addresses().await, ["172.30.0.2", "172.30.0.3"]);
     let slice = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes";
     let slice = ask(&cluster, "GET", slice, Value::Null, 200).await.json();
@@ -421,7 +425,7 @@ async fn lost_and_leaked_allocations_are_repaired() {
     store.storage().txn(Vec::new(), vec![forget]).await.expect("written");
     let busy = ask(&cluster, "POST", SERVICES, service("b", json!({"port": 80})), 500).await;
     assert!(busy.message().contains("failed to allocate a nodePort"), "{}", busy.message());
-    services([172, 30, 0, 2]).start(&store).await.expect("repaired");
+    services([172, 30, 0, 2], true).start(&store).await.expect("repaired");
     let back = ask(&cluster, "GET", &address, Value::Null, 200).await.json();
     assert_eq!(back["spec"]["parentRef"]["name"], "a");
     let taken =

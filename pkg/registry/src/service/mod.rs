@@ -42,6 +42,9 @@ pub struct ServiceConfig {
     pub node_ports: RangeInclusive<u16>,
     /// Address under which this server is an endpoint of the `kubernetes` service (`--advertise-address`), and its port.
     pub advertise: Option<(IpAddr, u16)>,
+    /// Servers keep themselves among those endpoints (`--endpoint-reconciler-type`): else the endpoints are somebody
+    /// else's to write.
+    pub reconciles_endpoints: bool,
 }
 
 /// Why the services of a cluster cannot be set up.
@@ -158,7 +161,8 @@ impl Services {
 
     /// Where pods reach this server; a loopback address, as servers for development have, is no such place.
     fn endpoint(&self) -> Option<(IpAddr, u16)> {
-        self.config.advertise.filter(|(address, _)| !address.is_loopback())
+        let advertised = self.config.advertise.filter(|_| self.config.reconciles_endpoints);
+        advertised.filter(|(address, _)| !address.is_loopback())
     }
 
     async fn renew_endpoint(&self, store: &ResourceStore) {
@@ -184,7 +188,7 @@ mod tests {
     fn configurations_are_checked() {
         let make = |ranges: &[&str], ports: RangeInclusive<u16>| {
             let ranges = ranges.iter().map(|r| r.parse().expect("range")).collect();
-            Services::new(ServiceConfig { ranges, node_ports: ports, advertise: None }).is_ok()
+            Services::new(ServiceConfig { ranges, node_ports: ports, advertise: None, reconciles_endpoints: true }).is_ok()
         };
         let ports = || 30000..=32767;
         assert!(make(&["10.96.0.0/16"], ports()));
