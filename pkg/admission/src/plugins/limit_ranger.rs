@@ -31,7 +31,7 @@ fn complete(container: &mut Value, kind: &str, defaults: &Map) -> Vec<String> {
         return Vec::new();
     };
     let missing: Vec<String> =
-        defaults.keys().filter(|name| !list.contains_key(*name)).map(String::from).collect();
+        defaults.keys().filter(|name| !list.contains_key(name)).map(String::from).collect();
     for name in &missing {
         list.insert(name.clone().into(), defaults[name].clone());
     }

@@ -59,7 +59,8 @@ fn is_forbidden_label(key: &str) -> bool {
 fn forbidden_changes(new: &Value, old: &Value) -> String {
     let labels = |object| at(object, &["metadata", "labels"]).and_then(Value::as_object);
     let (new, old) = (labels(new), labels(old));
-    let keys: BTreeSet<&apimachinery::Key> = new.into_iter().chain(old).flat_map(|map| map.keys()).collect();
+    let keys: BTreeSet<&apimachinery::Key> =
+        new.into_iter().chain(old).flat_map(apimachinery::Map::keys).collect();
     let changed = |key: &&&apimachinery::Key| {
         new.and_then(|m| m.get(key.as_str())) != old.and_then(|m| m.get(key.as_str()))
     };

@@ -109,8 +109,13 @@ impl Plugin for ExtendedResourceToleration {
             for container in items(pod, &["spec", list]) {
                 let requests =
                     apimachinery::meta::at(container, &["resources", "requests"]).and_then(Value::as_object);
-                wanted
-                    .extend(requests.into_iter().flat_map(|r| r.keys()).filter(|k| is_extended(k)).cloned());
+                wanted.extend(
+                    requests
+                        .into_iter()
+                        .flat_map(apimachinery::Map::keys)
+                        .filter(|k| is_extended(k))
+                        .cloned(),
+                );
             }
         }
         let Some(list) = (!wanted.is_empty()).then(|| list_mut(pod, &["spec", "tolerations"])).flatten()

@@ -190,7 +190,7 @@ fn identifier_to_v1(source: &str, map: &mut Map) {
 
 fn move_fields(from: &mut Value, to: &mut Map, names: &[(&str, &str)]) {
     for (old, new) in names {
-        if let Some(value) = from.as_object_mut().and_then(|m| m.remove(*old)).filter(|v| !v.is_null()) {
+        if let Some(value) = from.as_object_mut().and_then(|m| m.remove(old)).filter(|v| !v.is_null()) {
             to.insert((*new).into(), value);
         }
     }

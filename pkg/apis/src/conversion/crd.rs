@@ -31,7 +31,7 @@ pub(crate) fn upgrade(object: &mut Value) {
 fn versions(spec: &mut Map) {
     let only = spec.remove("version");
     let shared: Vec<(&str, Value)> =
-        SHARED.iter().filter_map(|(from, to)| Some((*to, spec.remove(*from)?))).collect();
+        SHARED.iter().filter_map(|(from, to)| Some((*to, spec.remove(from)?))).collect();
     let listed = spec.get("versions").and_then(Value::as_array).is_some_and(|v| !v.is_empty());
     if let Some(name) = only.filter(|_| !listed) {
         spec.insert("versions".into(), json!([{"name": name, "served": true, "storage": true}]));

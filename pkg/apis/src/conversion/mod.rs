@@ -64,7 +64,7 @@ pub fn upgrade(stored: &GroupVersionKind) -> Option<fn(&mut Value)> {
 fn rename(object: &mut Value, names: &[(&str, &str)]) {
     let Some(map) = object.as_object_mut() else { return };
     for (from, to) in names {
-        if let Some(value) = map.remove(*from) {
+        if let Some(value) = map.remove(from) {
             map.insert((*to).into(), value);
         }
     }

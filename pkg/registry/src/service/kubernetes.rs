@@ -173,9 +173,9 @@ impl Endpoints<'_> {
         let update = |mut current: Value| {
             if let (Some(current), Some(wanted)) = (current.as_object_mut(), object.as_object()) {
                 for field in fields {
-                    match wanted.get(*field) {
+                    match wanted.get(field) {
                         Some(value) => current.insert((*field).to_owned().into(), value.clone()),
-                        None => current.remove(*field),
+                        None => current.remove(field),
                     };
                 }
             }

@@ -188,7 +188,13 @@ mod tests {
     fn configurations_are_checked() {
         let make = |ranges: &[&str], ports: RangeInclusive<u16>| {
             let ranges = ranges.iter().map(|r| r.parse().expect("range")).collect();
-            Services::new(ServiceConfig { ranges, node_ports: ports, advertise: None, reconciles_endpoints: true }).is_ok()
+            Services::new(ServiceConfig {
+                ranges,
+                node_ports: ports,
+                advertise: None,
+                reconciles_endpoints: true,
+            })
+            .is_ok()
         };
         let ports = || 30000..=32767;
         assert!(make(&["10.96.0.0/16"], ports()));

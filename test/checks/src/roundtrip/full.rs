@@ -147,7 +147,7 @@ mod tests {
         match (&schema.node(id).kind, value) {
             (NodeKind::Object(object), Value::Object(map)) => {
                 for (name, field) in &object.fields {
-                    match map.get(&**name) {
+                    match map.get(name) {
                         Some(value) => unset(schema, field.node, value, seen, missing),
                         None => missing.push(format!("{}.{name}", schema.node(id).name)),
                     }

@@ -17,7 +17,7 @@ fn differ(path: &str, a: &Value, b: &Value) -> Option<String> {
     match (a, b) {
         (Value::Object(a), Value::Object(b)) => {
             let mut keys: Vec<&apimachinery::Key> =
-                a.keys().chain(b.keys().filter(|key| !a.contains_key(*key))).collect();
+                a.keys().chain(b.keys().filter(|key| !a.contains_key(key))).collect();
             keys.sort();
             keys.into_iter().find_map(|key| match (a.get(key), b.get(key)) {
                 (Some(a), Some(b)) => differ(&format!("{path}.{key}"), a, b),

@@ -190,7 +190,7 @@ impl<'s> Typed<'s> {
                 let fields: Vec<(Arc<str>, Value)> = keys
                     .iter()
                     .filter_map(|key| {
-                        let value = map.get(&**key).or_else(|| self.default_of(item, key))?;
+                        let value = map.get(key).or_else(|| self.default_of(item, key))?;
                         Some(((&**key).into(), value.clone()))
                     })
                     .collect();

@@ -82,7 +82,7 @@ pub(crate) fn default_pod_spec(spec: &mut Map) {
 /// Amounts finer than a thousandth are rounded up to one.
 fn round_amounts(resources: &mut Map) {
     for kind in ["limits", "requests"] {
-        let amounts = map_at(resources, kind).into_iter().flat_map(|m| m.values_mut());
+        let amounts = map_at(resources, kind).into_iter().flat_map(apimachinery::Map::values_mut);
         for amount in amounts {
             let Some(quantity) = amount.as_str().and_then(|text| text.parse::<Quantity>().ok()) else {
                 continue;
