@@ -2,9 +2,9 @@
 //!
 //! A write decodes the stored object once, and the new object shares with the old one whatever it does not change: a copy
 //! of a [`Value`] counts references, a change copies the maps and lists on the way to it and nothing else, and two trees
-//! that share a part are equal there without being looked at ([`Value::shares`]). Maps are sorted vectors, which are a
-//! tenth of the size of `serde_json`'s trees for the small maps that objects are made of, and the names of fields are
-//! shared by all objects of a thread ([`Key`]).
+//! that share a part are equal there without being looked at ([`Value::shares`]). Small maps, which objects are
+//! made of, are sorted vectors and a tenth of the size of `serde_json`'s trees, and the names of fields are shared by all
+//! objects of a thread ([`Key`]).
 //!
 //! The interface is `serde_json`'s, so that code reads the same; [`Map`] is sorted by key, which equals the order Go
 //! prints maps in.
@@ -24,7 +24,7 @@ pub use convert::{from_value, to_value};
 pub use index::Index;
 pub use key::Key;
 pub use list::List;
-pub use map::{Entry, Map};
+pub use map::{Entry, IntoIter, Iter, IterMut, Map};
 pub use serde_json::Number;
 pub use value::Value;
 

@@ -1,33 +1,54 @@
 //! Maps.
 
+use std::collections::{BTreeMap, btree_map};
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use crate::{Key, Value};
 
-/// The members of an object: a vector sorted by key that copies share until one of them changes it.
-#[derive(Clone, Default, Eq)]
+/// Members that are kept in a vector. Objects have maps of a few members by the hundred, and a vector of those is small and
+/// quick; what clients fill with thousands has to stay quick to change.
+const FEW: usize = if cfg!(test) { 3 } else { 64 };
+
+/// The members of an object: sorted by key, shared by copies until one of them changes them.
+#[derive(Clone, Default)]
 pub struct Map {
     /// Nothing is allocated for no members.
-    members: Option<Arc<Vec<(Key, Value)>>>,
+    members: Option<Arc<Members>>,
 }
 
-type Iter<'a> =
-    std::iter::Map<std::slice::Iter<'a, (Key, Value)>, fn(&'a (Key, Value)) -> (&'a Key, &'a Value)>;
-type IterMut<'a> = std::iter::Map<
-    std::slice::IterMut<'a, (Key, Value)>,
-    fn(&'a mut (Key, Value)) -> (&'a Key, &'a mut Value),
->;
+#[derive(Clone)]
+enum Members {
+    /// Sorted.
+    Few(Vec<(Key, Value)>),
+    Many(BTreeMap<Key, Value>),
+}
+
+static NONE: Members = Members::Few(Vec::new());
+
+impl Members {
+    /// Where a key is among few, or would be.
+    fn find(members: &[(Key, Value)], key: &str) -> Result<usize, usize> {
+        members.binary_search_by(|(k, _)| k.as_str().cmp(key))
+    }
+
+    /// The members as many.
+    fn many(&mut self) -> &mut BTreeMap<Key, Value> {
+        if let Self::Few(members) = self {
+            *self = Self::Many(std::mem::take(members).into_iter().collect());
+        }
+        match self {
+            Self::Many(members) => members,
+            Self::Few(_) => unreachable!("they were made many just now"),
+        }
+    }
+}
 
 impl Map {
     /// No members.
     pub const fn new() -> Self {
         Self { members: None }
-    }
-
-    /// No members, with room for some.
-    pub fn with_capacity(members: usize) -> Self {
-        if members == 0 { Self::new() } else { Self { members: Some(Arc::new(Vec::with_capacity(members))) } }
     }
 
     /// Members in any order; of equal keys the last one counts. Answers whether there were any.
@@ -47,20 +68,20 @@ impl Map {
                 same
             });
         }
+        let members = if members.len() > FEW {
+            Members::Many(members.into_iter().collect())
+        } else {
+            Members::Few(members)
+        };
         (Self { members: Some(Arc::new(members)) }, repeated)
     }
 
-    fn slice(&self) -> &[(Key, Value)] {
-        self.members.as_ref().map_or(&[], |members| members.as_slice())
+    fn members(&self) -> &Members {
+        self.members.as_deref().unwrap_or(&NONE)
     }
 
-    fn vec(&mut self) -> &mut Vec<(Key, Value)> {
-        Arc::make_mut(self.members.get_or_insert_default())
-    }
-
-    /// Where a key is, or would be.
-    fn find(&self, key: &str) -> Result<usize, usize> {
-        self.slice().binary_search_by(|(k, _)| k.as_str().cmp(key))
+    fn members_mut(&mut self) -> &mut Members {
+        Arc::make_mut(self.members.get_or_insert_with(|| Arc::new(Members::Few(Vec::new()))))
     }
 
     /// Both are the same memory, and therefore equal.
@@ -74,64 +95,82 @@ impl Map {
 
     /// Number of members.
     pub fn len(&self) -> usize {
-        self.slice().len()
+        match self.members() {
+            Members::Few(members) => members.len(),
+            Members::Many(members) => members.len(),
+        }
     }
 
     /// There are none.
     pub fn is_empty(&self) -> bool {
-        self.slice().is_empty()
+        self.len() == 0
     }
 
     /// The value of a key.
     pub fn get(&self, key: &str) -> Option<&Value> {
-        self.find(key).ok().map(|at| &self.slice()[at].1)
+        match self.members() {
+            Members::Few(members) => Members::find(members, key).ok().map(|at| &members[at].1),
+            Members::Many(members) => members.get(key),
+        }
     }
 
     /// The value of a key, to be changed.
     pub fn get_mut(&mut self, key: &str) -> Option<&mut Value> {
-        let at = self.find(key).ok()?;
-        Some(&mut self.vec()[at].1)
-    }
-
-    /// Key and value of a key.
-    pub fn get_key_value(&self, key: &str) -> Option<(&Key, &Value)> {
-        let (key, value) = &self.slice()[self.find(key).ok()?];
-        Some((key, value))
+        if !self.contains_key(key) {
+            // nothing is copied for nothing
+            return None;
+        }
+        match self.members_mut() {
+            Members::Few(members) => Members::find(members, key).ok().map(|at| &mut members[at].1),
+            Members::Many(members) => members.get_mut(key),
+        }
     }
 
     /// There is a value for the key.
     pub fn contains_key(&self, key: &str) -> bool {
-        self.find(key).is_ok()
+        self.get(key).is_some()
     }
 
     /// Sets the value of a key; answers the one before.
     pub fn insert(&mut self, key: Key, value: Value) -> Option<Value> {
-        match self.find(&key) {
-            Ok(at) => Some(std::mem::replace(&mut self.vec()[at].1, value)),
-            Err(at) => {
-                self.vec().insert(at, (key, value));
-                None
+        let members = self.members_mut();
+        if let Members::Few(few) = members {
+            match Members::find(few, &key) {
+                Ok(at) => return Some(std::mem::replace(&mut few[at].1, value)),
+                Err(at) if few.len() < FEW => {
+                    few.insert(at, (key, value));
+                    return None;
+                }
+                Err(_) => {}
             }
         }
+        members.many().insert(key, value)
     }
 
     /// Takes a member out.
     pub fn remove(&mut self, key: &str) -> Option<Value> {
-        let at = self.find(key).ok()?;
-        Some(self.vec().remove(at).1)
+        if !self.contains_key(key) {
+            return None;
+        }
+        match self.members_mut() {
+            Members::Few(members) => Members::find(members, key).ok().map(|at| members.remove(at).1),
+            Members::Many(members) => members.remove(key),
+        }
     }
 
     /// The place of a key, to be filled when it is empty.
     pub fn entry(&mut self, key: impl Into<Key>) -> Entry<'_> {
-        let key = key.into();
-        let at = self.find(&key);
-        Entry { members: self.vec(), at, key }
+        Entry { members: self.members_mut(), key: key.into() }
     }
 
     /// Drops the members that `keep` does not want.
     pub fn retain(&mut self, mut keep: impl FnMut(&Key, &mut Value) -> bool) {
-        if !self.is_empty() {
-            self.vec().retain_mut(|(key, value)| keep(key, value));
+        if self.is_empty() {
+            return;
+        }
+        match self.members_mut() {
+            Members::Few(members) => members.retain_mut(|(key, value)| keep(key, value)),
+            Members::Many(members) => members.retain(keep),
         }
     }
 
@@ -142,23 +181,31 @@ impl Map {
 
     /// Key and value of the members, in order.
     pub fn iter(&self) -> Iter<'_> {
-        self.slice().iter().map(|(key, value)| (key, value))
+        match self.members() {
+            Members::Few(members) => Iter::Few(members.iter()),
+            Members::Many(members) => Iter::Many(members.iter()),
+        }
     }
 
     /// The members with values to be changed.
     pub fn iter_mut(&mut self) -> IterMut<'_> {
-        let members = if self.is_empty() { &mut [][..] } else { self.vec().as_mut_slice() };
-        members.iter_mut().map(|(key, value)| (&*key, value))
+        if self.is_empty() {
+            return IterMut::Few([].iter_mut());
+        }
+        match self.members_mut() {
+            Members::Few(members) => IterMut::Few(members.iter_mut()),
+            Members::Many(members) => IterMut::Many(members.iter_mut()),
+        }
     }
 
     /// The keys, in order.
     pub fn keys(&self) -> impl DoubleEndedIterator<Item = &Key> + ExactSizeIterator + Clone {
-        self.slice().iter().map(|(key, _)| key)
+        self.iter().map(|(key, _)| key)
     }
 
     /// The values, in order of their keys.
     pub fn values(&self) -> impl DoubleEndedIterator<Item = &Value> + ExactSizeIterator + Clone {
-        self.slice().iter().map(|(_, value)| value)
+        self.iter().map(|(_, value)| value)
     }
 
     /// The values, to be changed.
@@ -174,8 +221,7 @@ impl Map {
 
 /// A place in a [`Map`].
 pub struct Entry<'a> {
-    members: &'a mut Vec<(Key, Value)>,
-    at: Result<usize, usize>,
+    members: &'a mut Members,
     key: Key,
 }
 
@@ -187,26 +233,115 @@ impl<'a> Entry<'a> {
 
     /// [`Entry::or_insert`] with a value that is made when it is needed.
     pub fn or_insert_with(self, value: impl FnOnce() -> Value) -> &'a mut Value {
-        let at = match self.at {
-            Ok(at) => at,
-            Err(at) => {
-                self.members.insert(at, (self.key, value()));
-                at
-            }
+        let Self { members, key } = self;
+        let at = match members {
+            Members::Few(few) => match Members::find(few, &key) {
+                Err(_) if few.len() >= FEW => None,
+                at => Some(at),
+            },
+            Members::Many(_) => None,
         };
-        &mut self.members[at].1
+        match (members, at) {
+            (Members::Few(few), Some(Ok(at))) => &mut few[at].1,
+            (Members::Few(few), Some(Err(at))) => {
+                few.insert(at, (key, value()));
+                &mut few[at].1
+            }
+            (members, _) => members.many().entry(key).or_insert_with(value),
+        }
+    }
+}
+
+/// Members in order.
+#[derive(Clone)]
+pub enum Iter<'a> {
+    /// Of a vector.
+    Few(std::slice::Iter<'a, (Key, Value)>),
+    /// Of a tree.
+    Many(btree_map::Iter<'a, Key, Value>),
+}
+
+/// Members in order, values to be changed.
+pub enum IterMut<'a> {
+    /// Of a vector.
+    Few(std::slice::IterMut<'a, (Key, Value)>),
+    /// Of a tree.
+    Many(btree_map::IterMut<'a, Key, Value>),
+}
+
+/// Members in order, taken out.
+pub enum IntoIter {
+    /// Of a vector.
+    Few(std::vec::IntoIter<(Key, Value)>),
+    /// Of a tree.
+    Many(btree_map::IntoIter<Key, Value>),
+}
+
+impl<'a> Iterator for Iter<'a> {
+    type Item = (&'a Key, &'a Value);
+    fn next(&mut self) -> Option<Self::Item> {
+        match self {
+            Self::Few(members) => members.next().map(|(key, value)| (key, value)),
+            Self::Many(members) => members.next(),
+        }
+    }
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        match self {
+            Self::Few(members) => members.size_hint(),
+            Self::Many(members) => members.size_hint(),
+        }
+    }
+}
+
+impl DoubleEndedIterator for Iter<'_> {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        match self {
+            Self::Few(members) => members.next_back().map(|(key, value)| (key, value)),
+            Self::Many(members) => members.next_back(),
+        }
+    }
+}
+
+impl ExactSizeIterator for Iter<'_> {}
+
+impl<'a> Iterator for IterMut<'a> {
+    type Item = (&'a Key, &'a mut Value);
+    fn next(&mut self) -> Option<Self::Item> {
+        match self {
+            Self::Few(members) => members.next().map(|(key, value)| (&*key, value)),
+            Self::Many(members) => members.next(),
+        }
+    }
+}
+
+impl Iterator for IntoIter {
+    type Item = (Key, Value);
+    fn next(&mut self) -> Option<Self::Item> {
+        match self {
+            Self::Few(members) => members.next(),
+            Self::Many(members) => members.next(),
+        }
+    }
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        match self {
+            Self::Few(members) => members.size_hint(),
+            Self::Many(members) => members.size_hint(),
+        }
     }
 }
 
 impl PartialEq for Map {
     fn eq(&self, other: &Self) -> bool {
-        self.shares(other) || self.slice() == other.slice()
+        self.shares(other) || self.len() == other.len() && self.iter().eq(other)
     }
 }
 
-impl std::hash::Hash for Map {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.slice().hash(state);
+impl Eq for Map {}
+
+impl Hash for Map {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.len().hash(state);
+        self.iter().for_each(|member| member.hash(state));
     }
 }
 
@@ -239,17 +374,20 @@ impl<K: Into<Key>> Extend<(K, Value)> for Map {
 
 impl IntoIterator for Map {
     type Item = (Key, Value);
-    type IntoIter = std::vec::IntoIter<(Key, Value)>;
-    fn into_iter(self) -> Self::IntoIter {
-        let members = self.members.unwrap_or_default();
-        Arc::try_unwrap(members).unwrap_or_else(|shared| (*shared).clone()).into_iter()
+    type IntoIter = IntoIter;
+    fn into_iter(self) -> IntoIter {
+        let Some(members) = self.members else { return IntoIter::Few(Vec::new().into_iter()) };
+        match Arc::try_unwrap(members).unwrap_or_else(|shared| (*shared).clone()) {
+            Members::Few(members) => IntoIter::Few(members.into_iter()),
+            Members::Many(members) => IntoIter::Many(members.into_iter()),
+        }
     }
 }
 
 impl<'a> IntoIterator for &'a Map {
     type Item = (&'a Key, &'a Value);
     type IntoIter = Iter<'a>;
-    fn into_iter(self) -> Self::IntoIter {
+    fn into_iter(self) -> Iter<'a> {
         self.iter()
     }
 }
@@ -257,7 +395,7 @@ impl<'a> IntoIterator for &'a Map {
 impl<'a> IntoIterator for &'a mut Map {
     type Item = (&'a Key, &'a mut Value);
     type IntoIter = IterMut<'a>;
-    fn into_iter(self) -> Self::IntoIter {
+    fn into_iter(self) -> IterMut<'a> {
         self.iter_mut()
     }
 }

@@ -86,7 +86,7 @@ fn storage_status(error: &storage::Error) -> Status {
             Status::new(500, Reason::Unknown, text.as_str())
         }
         storage::Error::Timeout(why) => {
-            Status::timeout(format!("Timeout: request did not complete within requested timeout - {why}"), 0)
+            Status::timeout(format!("request did not complete within requested timeout - {why}"), 0)
         }
         storage::Error::Unavailable(_) | storage::Error::Closed => {
             Status::service_unavailable(error.to_string())
