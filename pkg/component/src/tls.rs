@@ -260,7 +260,7 @@ pub fn server_config_offering(
 
 /// Client certificates whose chain was verified that are remembered.
 const REMEMBERED: usize = 256;
-/// Seconds a chain is remembered; the end of a certificate shows at the latest after this.
+/// Seconds a chain is remembered, unless one of its certificates ends before.
 const REMEMBERED_SECONDS: u64 = 60;
 
 /// Verifies chains of client certificates, those of clients that connect again and again once in a while. That a client
@@ -270,6 +270,15 @@ struct Remembering {
     verifier: Arc<dyn ClientCertVerifier>,
     /// When chains are to be verified again, as seconds since 1970.
     until: Mutex<HashMap<Vec<Vec<u8>>, u64>>,
+}
+
+/// When the first certificate of a chain ends, as seconds since 1970; `None` when one of them does not say.
+fn end_of(chain: &[Vec<u8>]) -> Option<u64> {
+    let end = |der: &Vec<u8>| {
+        let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
+        u64::try_from(certificate.validity().not_after.timestamp()).ok()
+    };
+    chain.iter().map(end).collect::<Option<Vec<u64>>>()?.into_iter().min()
 }
 
 impl ClientCertVerifier for Remembering {
@@ -297,8 +306,10 @@ impl ClientCertVerifier for Remembering {
         if until.len() >= REMEMBERED {
             until.retain(|_, until| seconds < *until);
         }
-        if until.len() < REMEMBERED {
-            until.insert(chain, seconds + REMEMBERED_SECONDS);
+        if until.len() < REMEMBERED
+            && let Some(end) = end_of(&chain)
+        {
+            until.insert(chain, end.min(seconds + REMEMBERED_SECONDS));
         }
         Ok(verified)
     }
@@ -460,15 +471,29 @@ mod tests {
             let now = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
             verifier.verify_client_cert(&CertificateDer::from(leaf.to_vec()), &rest, now).is_ok()
         };
-        assert!(verify(b"leaf", &[b"ca"], 100));
-        for i in 0..2 * REMEMBERED as u64 {
-            assert!(verify(&i.to_be_bytes(), &[], 100), "more than are remembered");
+        let ca = crate::pki::Ca::new("clients").expect("a CA");
+        let der = |user: &str| {
+            let pem = ca.issue_client(user, None).expect("a certificate").cert;
+            CertificateDer::from_pem_slice(pem.as_bytes()).expect("PEM").to_vec()
+        };
+        let (one, two) = (der("one"), der("two"));
+        assert!(verify(&one, &[&two], 100));
+        // one that ends is remembered until then
+        let ends = end_of(std::slice::from_ref(&one)).expect("an end");
+        assert!(verify(&one, &[], ends - 10));
+        assert!(verify(b"no certificate", &[], 100));
+        for i in 0..2 * REMEMBERED {
+            let chain: Vec<&[u8]> =
+                (0..10).map(|bit| if i >> bit & 1 == 0 { &*one } else { &*two }).collect();
+            assert!(verify(&two, &chain, 100), "more than are remembered");
         }
+        assert!(verifier.until.lock().len() <= REMEMBERED);
         accepting.store(false, std::sync::atomic::Ordering::SeqCst);
-        assert!(verify(b"leaf", &[b"ca"], 159));
-        assert!(!verify(b"leaf", &[b"ca"], 160), "after a minute");
-        assert!(!verify(b"leaf", &[b"other"], 100));
-        assert!(!verify(b"leafca", &[], 100));
-        assert!(!verify(&u64::MAX.to_be_bytes(), &[], 100));
+        assert!(verify(&one, &[&two], 159));
+        assert!(!verify(&one, &[&two], 160), "after a minute");
+        assert!(verify(&one, &[], ends - 1));
+        assert!(!verify(&one, &[], ends), "after its end");
+        assert!(!verify(b"no certificate", &[], 100), "whose end is not known");
+        assert!(!verify(&two, &[&one], 100));
     }
 }
