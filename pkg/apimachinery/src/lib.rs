@@ -35,4 +35,4 @@ pub mod validation;
 pub mod yaml;
 
 /// The dynamic object tree. Maps are sorted by key, which equals the order Go prints maps in.
-pub use tree::{Key, List, Map, Number, Value, from_value, json, to_value};
+pub use tree::{Key, List, Map, Number, Value, from_value, json, text, to_value};

@@ -10,7 +10,7 @@ use apimachinery::descriptor::{ResourceDescriptor, Resources, ServedVersion};
 use apimachinery::meta::{GroupVersion, GroupVersionKind, at, metadata_mut, str_at};
 use apimachinery::schema::{NodeId, Schema};
 use apimachinery::status::Status;
-use apimachinery::{default, managedfields, protobuf};
+use apimachinery::{default, managedfields, protobuf, text};
 use bytes::Bytes;
 use component::http::Response;
 use http::StatusCode;
@@ -19,7 +19,6 @@ use serde_json::value::RawValue;
 use crate::core::Target;
 use crate::negotiate::{Format, MediaType};
 use crate::respond;
-use crate::text;
 
 /// First bytes of upstream's protobuf envelope.
 const PROTOBUF_MAGIC: &[u8] = b"k8s\0";

@@ -10,7 +10,6 @@ pub mod query;
 pub mod requestinfo;
 pub mod server;
 pub mod store;
-mod text;
 
 mod body;
 mod codec;

@@ -18,6 +18,7 @@ mod map;
 mod serde_impl;
 #[cfg(test)]
 mod tests;
+pub mod text;
 mod value;
 
 pub use convert::{from_value, to_value};

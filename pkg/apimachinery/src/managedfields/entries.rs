@@ -220,15 +220,18 @@ fn encode_entry(id: ManagerId, owned: Owned<'_>) -> Value {
         Fields::Recorded(recorded) => recorded.tree().clone(),
         Fields::Changed(set) => set.to_fields_v1(),
     };
+    entry(id, owned.api_version, owned.time.unwrap_or_default(), fields)
+}
+
+/// The entry of a manager that owns `fields`, FieldsV1.
+pub(super) fn entry(id: ManagerId, api_version: String, time: String, fields: Value) -> Value {
     let mut entry = Map::from_iter([
-        ("apiVersion", Value::from(owned.api_version)),
+        ("apiVersion", Value::from(api_version)),
         ("fieldsType", "FieldsV1".into()),
         ("fieldsV1", fields),
         ("operation", id.operation.as_str().into()),
     ]);
-    for (key, text) in
-        [("manager", id.manager), ("subresource", id.subresource), ("time", owned.time.unwrap_or_default())]
-    {
+    for (key, text) in [("manager", id.manager), ("subresource", id.subresource), ("time", time)] {
         if !text.is_empty() {
             entry.insert(key.into(), Value::from(text));
         }

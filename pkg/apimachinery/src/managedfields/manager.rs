@@ -125,11 +125,36 @@ fn update(
         return Ok(None);
     }
     let id = write.id(write.manager, Operation::Update);
-    let blank = live.is_none().then(|| write.blank());
-    if let Some(old) = live.or(blank.as_ref()) {
-        ownership::record_update(write, old, new, &mut managers, id)?;
-    }
+    let Some(live) = live else { return create(new, managers, id, write) };
+    ownership::record_update(write, live, new, &mut managers, id)?;
     Ok(entries::encode(managers))
+}
+
+fn create(
+    new: &Value,
+    mut managers: Managers<'_>,
+    id: ManagerId,
+    write: &Write<'_>,
+) -> Result<Option<Value>, Status> {
+    let blank = write.blank();
+    if managers.is_empty()
+        && let Ok(fields) = ownership::created(write, &blank, new)
+    {
+        debug_assert_eq!(Ok(&fields), by_sets(&blank, new, id.clone(), write).as_ref(), "of {new}");
+        let has_fields = fields.as_object().is_some_and(|fields| !fields.is_empty());
+        let entry = has_fields.then(|| entries::entry(id, write.api_version.to_owned(), write.time(), fields));
+        return Ok(entry.map(|entry| Value::Array(vec![entry].into())));
+    }
+    ownership::record_update(write, &blank, new, &mut managers, id)?;
+    Ok(entries::encode(managers))
+}
+
+/// What [`ownership::created`] has to answer.
+fn by_sets(blank: &Value, new: &Value, id: ManagerId, write: &Write<'_>) -> Result<Value, Status> {
+    let mut managers = Managers::new();
+    ownership::record_update(write, blank, new, &mut managers, id)?;
+    let set = managers.into_values().next().map(|owned| owned.fields.to_set()).unwrap_or_default();
+    Ok(set.to_fields_v1())
 }
 
 /// The owners before an update: the client's list when it can be read and says something (and is not sent to a

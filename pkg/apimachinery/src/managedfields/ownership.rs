@@ -4,11 +4,13 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use super::entries::{Fields, ManagerId, Managers, Operation, Owned};
-use super::fieldpath::Set;
+use super::fieldpath::{PathElement, Set};
 use super::manager::{Write, without_managed_fields};
-use super::typed::{Diff, Type, Typed};
+use super::reset::ResetFields;
+use super::typed::{Diff, Type, Typed, Unowned, Unusual};
 use super::validation::same_but_managed_fields;
 use crate::Value;
 use crate::status::Status;
@@ -119,6 +121,37 @@ pub(super) fn record_update(
     cap_updaters(managers);
     Ok(())
 }
+
+/// FieldsV1 of what the creator of an object owns: what [`record_update`] would record of the difference to a blank one
+/// when there are no other owners.
+///
+/// # Errors
+/// [`Unusual`] when it takes that to tell.
+pub(super) fn created(write: &Write<'_>, blank: &Value, new: &Value) -> Result<Value, Unusual> {
+    let reset = match write.reset_fields {
+        ResetFields::None => None,
+        ResetFields::Except(reset) => Some(reset),
+        ResetFields::Only(_) => return Err(Unusual),
+    };
+    if crate::meta::metadata(blank).is_none() {
+        // metadata itself has no owner
+        return Err(Unusual);
+    }
+    let version = write.own_version();
+    version.typed.created(version.root, blank, new, Unowned([Some(&*NOBODYS), reset]))
+}
+
+/// What [`strip`] takes out of the set of a new object.
+static NOBODYS: LazyLock<Set> = LazyLock::new(|| {
+    let mut set = Set::new();
+    for name in ["apiVersion", "kind"] {
+        set.insert(&[PathElement::field(name)]);
+    }
+    for name in BOOKKEEPING {
+        set.insert(&[PathElement::field("metadata"), PathElement::field(name)]);
+    }
+    set
+});
 
 /// Takes what changed between two objects away from its owners (all but `skip`). Without `force`, changed or added
 /// fields of others are conflicts. Answers the difference at the write's version, less what is reset.
@@ -294,13 +327,13 @@ fn keep_owned<'o>(
 /// The set without what nobody owns: type, identity and bookkeeping of the object.
 fn strip(mut set: Set) -> Set {
     set.modify(|element, member, children| {
-        let super::fieldpath::PathElement::Field(name) = element else { return };
+        let PathElement::Field(name) = element else { return };
         match &**name {
             "apiVersion" | "kind" => *member = false,
             "metadata" => {
                 *member = false;
                 children.modify(|element, member, _| {
-                    if let super::fieldpath::PathElement::Field(name) = element {
+                    if let PathElement::Field(name) = element {
                         *member &= !BOOKKEEPING.contains(&&**name);
                     }
                 });

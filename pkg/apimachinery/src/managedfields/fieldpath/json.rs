@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::Number;
 
 use super::{PathElement, Set};
-use crate::{Map, Value};
+use crate::{Map, Value, text};
 
 /// Why a FieldsV1 document is none.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -79,7 +79,7 @@ impl Set {
             first = false;
             let mut key = String::new();
             entry.element.write_key(&mut key);
-            push_json(&Value::String(key), out);
+            text::string(&key, out);
             out.push(':');
             entry.children.write(entry.member, out);
         }
@@ -151,7 +151,7 @@ impl PathElement {
                     if i > 0 {
                         out.push(',');
                     }
-                    push_json(&Value::String(name.to_string()), out);
+                    text::string(name, out);
                     out.push(':');
                     push_go_json(value, out);
                 }
@@ -181,19 +181,16 @@ fn plain(value: Value) -> Value {
     }
 }
 
-fn push_json(value: &Value, out: &mut String) {
-    // a Value always serialises
-    out.push_str(&serde_json::to_string(value).unwrap_or_default());
-}
 
 /// JSON with what Go escapes for HTML's sake.
 fn push_go_json(value: &Value, out: &mut String) {
-    let text = serde_json::to_string(value).unwrap_or_default();
-    if !text.contains(['<', '>', '&', '\u{2028}', '\u{2029}']) {
-        out.push_str(&text);
-        return;
+    let start = out.len();
+    text::value(value, out);
+    if out[start..].contains(['<', '>', '&', '\u{2028}', '\u{2029}']) {
+        let escaped = json_escape(&out[start..]);
+        out.truncate(start);
+        out.push_str(&escaped);
     }
-    out.push_str(&json_escape(&text));
 }
 
 /// JSON text as Go's encoder escapes it by default.

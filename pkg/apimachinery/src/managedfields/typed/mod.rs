@@ -4,6 +4,7 @@
 //! the value does, and values come from parsers with a bounded depth.
 
 mod compare;
+mod created;
 mod fields;
 mod merge;
 mod reconcile;
@@ -16,6 +17,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub(super) use compare::Diff;
+pub(super) use created::{Unowned, Unusual};
 
 use super::fieldpath::PathElement;
 use crate::schema::{Field, ListTopology, MapType, NodeId, NodeKind, Scalar, Schema};

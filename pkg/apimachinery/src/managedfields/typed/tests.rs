@@ -204,3 +204,68 @@ fn field_sets() {
         assert_eq!(typed.field_set(root, &object).to_fields_v1(), fields, "{object}");
     }
 }
+
+#[test]
+fn creators_own_what_is_not_blank() {
+    let (schema, root) = deployment();
+    let (typed, root) = (Typed::new(&schema), Type::Node(root));
+    let unowned = set(&json!({"f:spec": {"f:strategy": {}}, "f:status": {}}));
+    let nothing = json!({"spec": {"containers": null, "selector": null, "strategy": {}}});
+    let created =
+        |content: Value| typed.created(root, &nothing, &spec(content), Unowned([Some(&unowned), None]));
+    // what blank has itself is no member, what it lacks is; what is unowned is not told of
+    let cases = [
+        (json!({"containers": null, "selector": null}), json!({})),
+        (
+            json!({"replicas": 1, "strategy": {"type": "R"}, "selector": {"a": "1"}}),
+            json!({"f:replicas": {}, "f:selector": {}}),
+        ),
+        (
+            json!({"containers": [{"name": "b", "args": ["x"], "env": [{"name": "E"}]}, {"name": "a"}]}),
+            json!({"f:containers": {
+                "k:{\"name\":\"a\"}": {".": {}, "f:name": {}},
+                "k:{\"name\":\"b\"}": {
+                    ".": {}, "f:name": {}, "f:args": {},
+                    "f:env": {".": {}, "k:{\"name\":\"E\"}": {".": {}, "f:name": {}}},
+                },
+            }}),
+        ),
+        (json!({"containers": []}), json!({"f:containers": {}})),
+        // items that occur twice, and the default of a key
+        (
+            json!({"containers": [{"name": "a", "ports": [{"containerPort": 1}]}, {"name": "b"}, {"name": "b"}]}),
+            json!({"f:containers": {
+                "k:{\"name\":\"a\"}": {".": {}, "f:name": {}, "f:ports": {
+                    ".": {},
+                    "k:{\"containerPort\":1,\"protocol\":\"TCP\"}": {".": {}, "f:containerPort": {}},
+                }},
+                "k:{\"name\":\"b\"}": {},
+            }}),
+        ),
+        (
+            json!({"tolerations": ["a", "b"], "extension": {"a": {"b": 1}}, "free": {"a": {"b": [1]}}}),
+            json!({
+                "f:tolerations": {}, "f:extension": {".": {}, "f:a": {}},
+                "f:free": {".": {}, "f:a": {".": {}, "f:b": {}}},
+            }),
+        ),
+    ];
+    for (content, fields) in cases {
+        let expected = if fields == json!({}) { json!({}) } else { json!({ "f:spec": fields }) };
+        assert_eq!(created(content.clone()), Ok(expected), "{content}");
+    }
+    // what the sets have to tell: items without identity, keys that JSON can write in several ways
+    for unusual in [
+        json!({"containers": [{"image": "x"}]}),
+        json!({"containers": ["x"]}),
+        json!({"containers": [{"name": "a<b"}]}),
+        json!({"containers": [{"name": "a", "ports": [{"containerPort": 1.5}]}]}),
+    ] {
+        assert_eq!(created(unusual.clone()), Err(Unusual), "{unusual}");
+    }
+    let mut deep = json!(1);
+    for _ in 0..120 {
+        deep = json!({ "d": deep });
+    }
+    assert_eq!(created(json!({ "free": deep })), Err(Unusual));
+}

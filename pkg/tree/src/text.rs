@@ -1,56 +1,84 @@
 //! JSON text of trees, as serde_json writes it, but with the eye on what objects are made of: short texts without
 //! anything to escape.
 
-use std::io::Write as _;
+use std::fmt::{self, Write as _};
 
-use apimachinery::Value;
+use crate::Value;
+
+/// What text is appended to.
+pub trait Sink {
+    /// Appends a part.
+    fn push_part(&mut self, part: &str);
+}
+
+impl Sink for Vec<u8> {
+    fn push_part(&mut self, part: &str) {
+        self.extend_from_slice(part.as_bytes());
+    }
+}
+
+impl Sink for String {
+    fn push_part(&mut self, part: &str) {
+        self.push_str(part);
+    }
+}
+
+/// A sink as what is formatted goes to it.
+struct Formatted<'s, S>(&'s mut S);
+
+impl<S: Sink> fmt::Write for Formatted<'_, S> {
+    fn write_str(&mut self, part: &str) -> fmt::Result {
+        self.0.push_part(part);
+        Ok(())
+    }
+}
 
 /// Appends a tree.
-pub(crate) fn value(tree: &Value, out: &mut Vec<u8>) {
+pub fn value(tree: &Value, out: &mut impl Sink) {
     match tree {
-        Value::Null => out.extend_from_slice(b"null"),
-        Value::Bool(true) => out.extend_from_slice(b"true"),
-        Value::Bool(false) => out.extend_from_slice(b"false"),
-        // writing to a vector cannot fail
-        Value::Number(number) => _ = write!(out, "{number}"),
+        Value::Null => out.push_part("null"),
+        Value::Bool(true) => out.push_part("true"),
+        Value::Bool(false) => out.push_part("false"),
+        // a sink takes everything
+        Value::Number(number) => _ = write!(Formatted(out), "{number}"),
         Value::String(text) => string(text, out),
         Value::Array(items) => {
-            out.push(b'[');
+            out.push_part("[");
             for (i, item) in items.iter().enumerate() {
                 if i > 0 {
-                    out.push(b',');
+                    out.push_part(",");
                 }
                 value(item, out);
             }
-            out.push(b']');
+            out.push_part("]");
         }
         Value::Object(members) => {
-            out.push(b'{');
+            out.push_part("{");
             for (i, (key, member)) in members.iter().enumerate() {
                 if i > 0 {
-                    out.push(b',');
+                    out.push_part(",");
                 }
                 string(key, out);
-                out.push(b':');
+                out.push_part(":");
                 value(member, out);
             }
-            out.push(b'}');
+            out.push_part("}");
         }
     }
 }
 
 /// Appends a text with its quotes.
-pub(crate) fn string(text: &str, out: &mut Vec<u8>) {
-    out.reserve(text.len() + 2);
-    out.push(b'"');
-    let mut rest = text.as_bytes();
-    while let Some(at) = first_to_escape(rest) {
-        out.extend_from_slice(&rest[..at]);
-        escape(rest[at], out);
+pub fn string(text: &str, out: &mut impl Sink) {
+    out.push_part("\"");
+    let mut rest = text;
+    while let Some(at) = first_to_escape(rest.as_bytes()) {
+        out.push_part(&rest[..at]);
+        escape(rest.as_bytes()[at], out);
+        // what is escaped is one byte long
         rest = &rest[at + 1..];
     }
-    out.extend_from_slice(rest);
-    out.push(b'"');
+    out.push_part(rest);
+    out.push_part("\"");
 }
 
 /// Where the first quote, backslash or control character is; eight bytes at a time.
@@ -78,24 +106,24 @@ fn must_escape(byte: u8) -> bool {
     byte < 0x20 || byte == b'"' || byte == b'\\'
 }
 
-fn escape(byte: u8, out: &mut Vec<u8>) {
+fn escape(byte: u8, out: &mut impl Sink) {
     match byte {
-        b'"' => out.extend_from_slice(b"\\\""),
-        b'\\' => out.extend_from_slice(b"\\\\"),
-        b'\n' => out.extend_from_slice(b"\\n"),
-        b'\r' => out.extend_from_slice(b"\\r"),
-        b'\t' => out.extend_from_slice(b"\\t"),
-        0x08 => out.extend_from_slice(b"\\b"),
-        0x0c => out.extend_from_slice(b"\\f"),
-        // writing to a vector cannot fail
-        control => _ = write!(out, "\\u{control:04x}"),
+        b'"' => out.push_part("\\\""),
+        b'\\' => out.push_part("\\\\"),
+        b'\n' => out.push_part("\\n"),
+        b'\r' => out.push_part("\\r"),
+        b'\t' => out.push_part("\\t"),
+        0x08 => out.push_part("\\b"),
+        0x0c => out.push_part("\\f"),
+        // a sink takes everything
+        control => _ = write!(Formatted(out), "\\u{control:04x}"),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use apimachinery::json;
+    use crate::json;
 
     #[test]
     fn texts_are_those_of_serde_json() {

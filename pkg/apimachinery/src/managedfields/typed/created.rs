@@ -1,0 +1,253 @@
+//! What the creator of an object owns, in the form in which it is recorded.
+//!
+//! A new object differs from a blank one in nearly everything it says. Comparing the two and going through sets says who
+//! owns what; this says the same in one walk, and leaves to the sets what is out of the ordinary.
+
+use super::{Identity, MapShape, Shape, Type, Typed, entries, items};
+use crate::managedfields::fieldpath::Set;
+use crate::patch::equal;
+use crate::{Key, Map, Value, text};
+
+/// Deepest path that is written here; the sets know what becomes of deeper ones.
+const MAX_DEPTH: usize = super::MAX_OWNED_DEPTH - 10;
+
+/// It takes the sets to tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::managedfields) struct Unusual;
+
+/// Fields that have no owner, with all below them.
+#[derive(Debug, Clone, Copy, Default)]
+pub(in crate::managedfields) struct Unowned<'s>(pub(in crate::managedfields) [Option<&'s Set>; 2]);
+
+impl Unowned<'_> {
+    /// What of them is below a field; `None` when the field is one.
+    fn below(self, name: &str) -> Option<Self> {
+        let mut below = Self::default();
+        for (part, below) in self.0.iter().zip(&mut below.0) {
+            let Some(entry) = part.and_then(|set| set.get_field(name)) else { continue };
+            if entry.member {
+                return None;
+            }
+            *below = Some(&entry.children);
+        }
+        Some(below)
+    }
+
+    fn is_empty(self) -> bool {
+        self.0.iter().flatten().all(|set| set.is_empty())
+    }
+}
+
+/// Where a walk is.
+#[derive(Clone, Copy)]
+struct At<'s> {
+    depth: usize,
+    unowned: Unowned<'s>,
+}
+
+impl At<'_> {
+    fn field(self, name: &str) -> Result<Option<Self>, Unusual> {
+        if self.depth == MAX_DEPTH {
+            return Err(Unusual);
+        }
+        Ok(self.unowned.below(name).map(|unowned| Self { depth: self.depth + 1, unowned }))
+    }
+
+    fn item(self) -> Result<Self, Unusual> {
+        if self.depth == MAX_DEPTH || !self.unowned.is_empty() {
+            return Err(Unusual);
+        }
+        Ok(Self { depth: self.depth + 1, ..self })
+    }
+}
+
+/// Members of a FieldsV1 object.
+type Fields = Vec<(Key, Value)>;
+
+fn tree(fields: Fields) -> Value {
+    Value::Object(Map::from_members(fields).0)
+}
+
+/// An element that is a member, with what is below it.
+fn member(mut below: Fields) -> Value {
+    if !below.is_empty() {
+        below.insert(0, (".".into(), Value::Object(Map::new())));
+    }
+    tree(below)
+}
+
+impl Typed<'_> {
+    /// FieldsV1 of what `new` has or says differently than `blank`, both of type `ty`, but for what is unowned.
+    ///
+    /// # Errors
+    /// [`Unusual`].
+    pub(in crate::managedfields) fn created(
+        self,
+        ty: Type,
+        blank: &Value,
+        new: &Value,
+        unowned: Unowned<'_>,
+    ) -> Result<Value, Unusual> {
+        let mut below = Fields::new();
+        self.differing(ty, blank, new, At { depth: 0, unowned }, &mut below)?;
+        Ok(tree(below))
+    }
+
+    /// Fills in what is below a value that both have; true when they are leaves that differ.
+    fn differing(
+        self,
+        ty: Type,
+        old: &Value,
+        new: &Value,
+        at: At<'_>,
+        below: &mut Fields,
+    ) -> Result<bool, Unusual> {
+        let shape = self.shape(ty, new);
+        if std::mem::discriminant(&self.shape(ty, old)) != std::mem::discriminant(&shape) {
+            return Err(Unusual);
+        }
+        if shape.is_leaf() {
+            return Ok(!equal(old, new));
+        }
+        match shape {
+            Shape::Map(map) => {
+                let (was, now) = (entries(old), entries(new));
+                if was.is_none() && now.is_none() {
+                    return Ok(!equal(old, new));
+                }
+                self.fields(&map, was, now, at, below)?;
+            }
+            Shape::List { item, identity } => match (items(old), items(new)) {
+                (None, None) => return Ok(!equal(old, new)),
+                (None, Some(now)) => self.items_of(item, identity, now, at, below)?,
+                (Some(_), _) => return Err(Unusual),
+            },
+            Shape::Leaf(_) => {}
+        }
+        Ok(false)
+    }
+
+    fn fields(
+        self,
+        shape: &MapShape<'_>,
+        old: Option<&Map>,
+        new: Option<&Map>,
+        at: At<'_>,
+        into: &mut Fields,
+    ) -> Result<(), Unusual> {
+        for (name, value) in new.into_iter().flatten() {
+            let Some(at) = at.field(name)? else { continue };
+            let mut below = Fields::new();
+            let ty = shape.child(name);
+            let is_member = match old.and_then(|old| old.get(name)) {
+                Some(old) => self.differing(ty, old, value, at, &mut below)?,
+                None => {
+                    self.below_new(ty, value, at, &mut below)?;
+                    true
+                }
+            };
+            if is_member {
+                into.push((field_key(name), member(below)));
+            } else if !below.is_empty() {
+                into.push((field_key(name), tree(below)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills in what is below a value that only the new object has.
+    fn below_new(self, ty: Type, value: &Value, at: At<'_>, below: &mut Fields) -> Result<(), Unusual> {
+        let shape = self.shape(ty, value);
+        if shape.is_leaf() {
+            return Ok(());
+        }
+        match shape {
+            Shape::Leaf(_) => Ok(()),
+            Shape::Map(map) => self.fields(&map, None, entries(value), at, below),
+            Shape::List { item, identity } => {
+                self.items_of(item, identity, items(value).unwrap_or_default(), at, below)
+            }
+        }
+    }
+
+    fn items_of(
+        self,
+        item: Type,
+        identity: Identity<'_>,
+        values: &[Value],
+        at: At<'_>,
+        into: &mut Fields,
+    ) -> Result<(), Unusual> {
+        let at = at.item()?;
+        for value in values {
+            let key = self.item_key(item, identity, value)?;
+            let mut below = Fields::new();
+            self.below_new(item, value, at, &mut below)?;
+            into.push((key, member(below)));
+        }
+        into.sort_by(|(a, _), (b, _)| a.cmp(b));
+        // items that occur twice are members with nothing below them
+        into.dedup_by(|later, kept| {
+            let same = later.0 == kept.0;
+            if same {
+                kept.1 = Value::Object(Map::new());
+            }
+            same
+        });
+        Ok(())
+    }
+
+    /// The key of an item, which `element` says as a path element.
+    fn item_key(self, item: Type, identity: Identity<'_>, value: &Value) -> Result<Key, Unusual> {
+        match (identity, value) {
+            (Identity::Keys(names), Value::Object(map)) => {
+                let mut fields: Vec<(&str, &Value)> = names
+                    .iter()
+                    .filter_map(|name| Some((&**name, map.get(name).or_else(|| self.default_of(item, name))?)))
+                    .collect();
+                if fields.is_empty() {
+                    return Err(Unusual);
+                }
+                fields.sort_unstable_by_key(|(name, _)| *name);
+                let mut key = String::with_capacity(48);
+                for (i, (name, value)) in fields.into_iter().enumerate() {
+                    key.push_str(if i == 0 { "k:{" } else { "," });
+                    text::string(name, &mut key);
+                    key.push(':');
+                    push_plain(value, &mut key)?;
+                }
+                key.push('}');
+                Ok(key.into())
+            }
+            (Identity::Value, value) => {
+                let mut key = String::from("v:");
+                push_plain(value, &mut key)?;
+                Ok(key.into())
+            }
+            _ => Err(Unusual),
+        }
+    }
+}
+
+fn field_key(name: &str) -> Key {
+    let mut key = String::with_capacity(2 + name.len());
+    key.push_str("f:");
+    key.push_str(name);
+    key.into()
+}
+
+/// Appends a value that has one JSON form only.
+fn push_plain(value: &Value, out: &mut String) -> Result<(), Unusual> {
+    let is_plain = match value {
+        Value::Bool(_) => true,
+        Value::Number(number) => !number.is_f64(),
+        // Go writes these otherwise than we do
+        Value::String(text) => !text.contains(['<', '>', '&', '\u{2028}', '\u{2029}']),
+        _ => false,
+    };
+    if !is_plain {
+        return Err(Unusual);
+    }
+    text::value(value, out);
+    Ok(())
+}
