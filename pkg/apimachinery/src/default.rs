@@ -36,12 +36,12 @@ impl Additions {
                 continue;
             };
             let own = &mut types[id.0 as usize];
-            for (name, field) in &object.fields {
+            for (name, field) in object.fields.iter() {
                 if field.always {
-                    own.always.push(((&**name).into(), printed_zero(schema, field, 0)));
+                    own.always.push((name.into(), printed_zero(schema, field, 0)));
                 }
                 if field.default.is_some() {
-                    own.defaults.push((&**name).into());
+                    own.defaults.push(name.into());
                     own.reaches_defaults = true;
                 }
             }

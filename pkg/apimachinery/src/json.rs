@@ -9,7 +9,7 @@ use std::borrow::Cow;
 
 use crate::Number;
 
-use crate::{Key, Map, Value};
+use crate::{Key, Map, Value, text};
 
 /// Deepest nesting of arrays and objects that is read. Upstream allows 10,000; every walker here recurses, so the bound
 /// keeps the deepest tree well inside a 2 MiB stack.
@@ -101,11 +101,23 @@ pub(crate) struct Reader<'a> {
     position: usize,
     depth: usize,
     has_duplicates: bool,
+    /// Members and items of what is being read, those of the innermost object and array last: when one ends, its own
+    /// are moved out at once, into a place of the right size.
+    members: Vec<(Key, Value)>,
+    items: Vec<Value>,
 }
 
 impl<'a> Reader<'a> {
     pub(crate) fn new(text: &'a str) -> Self {
-        Self { text, bytes: text.as_bytes(), position: 0, depth: 0, has_duplicates: false }
+        Self {
+            text,
+            bytes: text.as_bytes(),
+            position: 0,
+            depth: 0,
+            has_duplicates: false,
+            members: Vec::new(),
+            items: Vec::new(),
+        }
     }
 
     /// The next byte that is no white space.
@@ -202,23 +214,24 @@ impl<'a> Reader<'a> {
 
     fn object(&mut self) -> Result<Value, SyntaxError> {
         self.enter()?;
-        let mut members: Vec<(Key, Value)> = Vec::new();
-        while let Some(key) = self.next_key(members.is_empty())? {
+        let start = self.members.len();
+        while let Some(key) = self.next_key(self.members.len() == start)? {
             let value = self.value()?;
-            members.push((key.into(), value));
+            self.members.push((key.into(), value));
         }
-        let (map, repeated) = Map::from_members(members);
+        let (map, repeated) = Map::from_members(self.members.drain(start..).collect());
         self.has_duplicates |= repeated;
         Ok(Value::Object(map))
     }
 
     fn array(&mut self) -> Result<Value, SyntaxError> {
         self.enter()?;
-        let mut items = Vec::new();
-        while self.next_item(items.is_empty())? {
-            items.push(self.value()?);
+        let start = self.items.len();
+        while self.next_item(self.items.len() == start)? {
+            let item = self.value()?;
+            self.items.push(item);
         }
-        Ok(Value::Array(items.into()))
+        Ok(Value::Array(self.items.drain(start..).collect::<Vec<_>>().into()))
     }
 
     /// Steps over a value of any kind.
@@ -305,7 +318,7 @@ impl<'a> Reader<'a> {
         loop {
             // bytes above 0x7f are parts of valid UTF-8 and belong to the string
             let rest = &self.bytes[self.position..];
-            let run = rest.iter().position(|b| *b == b'"' || *b == b'\\' || *b < 0x20).unwrap_or(rest.len());
+            let run = text::first_to_escape(rest).unwrap_or(rest.len());
             self.position += run;
             match self.bytes.get(self.position) {
                 Some(b'"') => {

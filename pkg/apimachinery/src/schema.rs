@@ -4,8 +4,11 @@
 //! protobuf and OpenAPI. Built-in kinds share one arena (crate `apis` builds it from the facts in `api/`); a custom
 //! resource has its own. Recursive types (JSONSchemaProps) are why nodes refer to each other by index.
 
-use std::collections::BTreeMap;
+mod fields;
+
 use std::sync::OnceLock;
+
+pub use fields::Fields;
 
 use crate::Value;
 use crate::default::Additions;
@@ -85,7 +88,7 @@ pub enum NodeKind {
 #[derive(Debug, Clone, Default)]
 pub struct ObjectType {
     /// Fields by JSON name.
-    pub fields: BTreeMap<Box<str>, Field>,
+    pub fields: Fields,
     /// `x-kubernetes-map-type`: an atomic object has one owner.
     pub map_type: MapType,
     /// Keeps fields that are not listed (custom resources with `x-kubernetes-preserve-unknown-fields`).

@@ -211,6 +211,7 @@ impl Reader {
                     _ => return Err(at(format!("unknown word {word}"), number)),
                 }
             }
+            let mut fields = Vec::new();
             while let Some((number, line)) = lines.next_if(|(_, line)| line.starts_with("  ")) {
                 let line = line.trim_start();
                 if let Some(union) = line.strip_prefix("union ") {
@@ -219,8 +220,9 @@ impl Reader {
                     continue;
                 }
                 let (name, field) = self.field(index, line).map_err(|e| at(e, number))?;
-                object.fields.insert(name.into(), field);
+                fields.push((name.into(), field));
             }
+            object.fields = fields.into_iter().collect();
             self.schema.node_mut(self.definitions[index].node).kind = NodeKind::Object(object);
         }
         Ok(())

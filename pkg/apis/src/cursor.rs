@@ -1,5 +1,6 @@
 //! A place in an object: the value there, if any, and its path in upstream's notation, for validation.
 
+use std::cell::OnceCell;
 use std::fmt;
 use std::rc::Rc;
 
@@ -13,7 +14,11 @@ pub(crate) type Errors = Vec<FieldError>;
 #[derive(Clone)]
 pub(crate) struct At<'a> {
     value: Option<&'a Value>,
-    path: Option<Rc<Segment<'a>>>,
+    parent: Option<Rc<Segment<'a>>>,
+    /// `None` at the object itself.
+    step: Option<Step<'a>>,
+    /// Parent and step, made for the first child: most places have none.
+    segment: OnceCell<Rc<Segment<'a>>>,
 }
 
 struct Segment<'a> {
@@ -52,12 +57,17 @@ impl fmt::Display for Segment<'_> {
 impl<'a> At<'a> {
     /// The object itself, whose path is empty.
     pub(crate) fn root(value: &'a Value) -> Self {
-        Self { value: Some(value), path: None }
+        Self { value: Some(value), parent: None, step: None, segment: OnceCell::new() }
+    }
+
+    fn segment(&self) -> Option<&Rc<Segment<'a>>> {
+        let step = self.step?;
+        Some(self.segment.get_or_init(|| Rc::new(Segment { parent: self.parent.clone(), step })))
     }
 
     fn child(&self, value: Option<&'a Value>, step: Step<'a>) -> Self {
-        let segment = Segment { parent: self.path.clone(), step };
-        Self { value: value.filter(|v| !v.is_null()), path: Some(Rc::new(segment)) }
+        let value = value.filter(|v| !v.is_null());
+        Self { value, parent: self.segment().cloned(), step: Some(step), segment: OnceCell::new() }
     }
 
     /// A field.
@@ -151,7 +161,7 @@ impl<'a> At<'a> {
 
     /// The path as upstream prints it.
     pub(crate) fn path(&self) -> String {
-        self.path.as_ref().map_or_else(|| "<nil>".into(), ToString::to_string)
+        self.segment().map_or_else(|| "<nil>".into(), ToString::to_string)
     }
 
     /// `Required value`.

@@ -3,18 +3,21 @@
 //! Stored values are canonical JSON: `kind`, `apiVersion` and `metadata` first (so that a list can leave the first two
 //! out of its items, as upstream's do), then the other fields sorted; without resourceVersion, which is the revision.
 
-use apimachinery::Value;
+use std::cell::RefCell;
+
 use apimachinery::coerce::FieldValidation;
 use apimachinery::decode::{self, Expected};
 use apimachinery::descriptor::{ResourceDescriptor, Resources, ServedVersion};
 use apimachinery::meta::{GroupVersion, GroupVersionKind, at, metadata_mut, str_at};
 use apimachinery::schema::{NodeId, Schema};
 use apimachinery::status::Status;
+use apimachinery::{Map, Value};
 use apimachinery::{default, managedfields, protobuf, text};
 use bytes::Bytes;
 use component::http::Response;
 use http::StatusCode;
 use serde_json::value::RawValue;
+use watchcache::StoredText;
 
 use crate::core::Target;
 use crate::negotiate::{Format, MediaType};
@@ -179,7 +182,7 @@ fn protobuf_metadata(bytes: &[u8]) -> Option<Value> {
 }
 
 /// What every write stores: the object (in its stored version) normalised, as bytes.
-pub(crate) fn to_stored(target: &Target, object: &mut Value) -> Bytes {
+pub(crate) fn to_stored(target: &Target, object: &mut Value) -> Result<StoredText, Status> {
     normalise(target, object, None);
     stored_text(object)
 }
@@ -194,16 +197,37 @@ fn normalise(target: &Target, object: &mut Value, old: Option<&Value>) {
 }
 
 /// The canonical text without resourceVersion, which the store gives.
-fn stored_text(object: &mut Value) -> Bytes {
+fn stored_text(object: &mut Value) -> Result<StoredText, Status> {
+    /// Texts are written where others were before, and copied into memory of their size; what was needed for larger ones
+    /// than this is not kept.
+    const KEPT: usize = 1 << 18;
+    thread_local! {
+        static TEXT: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
     if let Some(metadata) = metadata_mut(object) {
         metadata.remove("resourceVersion");
     }
-    canonical(object).into()
+    TEXT.with_borrow_mut(|out| {
+        out.clear();
+        let place = write_canonical(object, out);
+        let text = Bytes::copy_from_slice(out);
+        if out.capacity() > KEPT {
+            *out = Vec::new();
+        }
+        match place {
+            Some(Metadata { span, follower }) => Ok(StoredText::written(text, span, follower)),
+            None => StoredText::new(text).map_err(|e| Status::internal(e.to_string())),
+        }
+    })
 }
 
 /// [`to_stored`], with the old times of managed fields where nothing else has changed, so that a write that changes
 /// nothing stores the same bytes.
-pub(crate) fn to_stored_keeping_times(target: &Target, object: &mut Value, old: &Value) -> Bytes {
+pub(crate) fn to_stored_keeping_times(
+    target: &Target,
+    object: &mut Value,
+    old: &Value,
+) -> Result<StoredText, Status> {
     normalise(target, object, Some(old));
     // whatever version the client named, it is the one being replaced
     if let (Some(metadata), Some(version)) = (metadata_mut(object), at(old, &["metadata", "resourceVersion"]))
@@ -223,28 +247,73 @@ fn stamp(object: &mut Value, gvk: &GroupVersionKind) {
 
 /// The canonical text of an object.
 pub(crate) fn canonical(object: &Value) -> Vec<u8> {
-    const FIRST: [&str; 3] = ["kind", "apiVersion", "metadata"];
-    let Some(map) = object.as_object() else { return object.to_string().into_bytes() };
     let mut out = Vec::with_capacity(1024);
+    write_canonical(object, &mut out);
+    out
+}
+
+/// Where an object's metadata is in its text, if it has members.
+struct Metadata {
+    /// From brace to brace.
+    span: (usize, usize),
+    /// Where the first member begins that comes after a resourceVersion.
+    follower: Option<usize>,
+}
+
+fn write_canonical(object: &Value, out: &mut Vec<u8>) -> Option<Metadata> {
+    const FIRST: [&str; 3] = ["kind", "apiVersion", "metadata"];
+    let Some(map) = object.as_object() else {
+        text::value(object, out);
+        return None;
+    };
+    let start = out.len();
     out.push(b'{');
-    let mut field = |key: &str, value: &Value| {
-        if out.len() > 1 {
+    let begin = |key: &str, out: &mut Vec<u8>| {
+        if out.len() > start + 1 {
             out.push(b',');
         }
-        text::string(key, &mut out);
+        text::string(key, out);
         out.push(b':');
-        text::value(value, &mut out);
     };
+    let mut place = None;
     for key in FIRST {
-        if let Some(value) = map.get(key) {
-            field(key, value);
+        match map.get(key) {
+            None => {}
+            Some(Value::Object(metadata)) if key == "metadata" => {
+                begin(key, out);
+                place = write_metadata(metadata, out);
+            }
+            Some(value) => {
+                begin(key, out);
+                text::value(value, out);
+            }
         }
     }
     for (key, value) in map.iter().filter(|(key, _)| !FIRST.contains(&key.as_str())) {
-        field(key, value);
+        begin(key, out);
+        text::value(value, out);
     }
     out.push(b'}');
-    out
+    place
+}
+
+fn write_metadata(metadata: &Map, out: &mut Vec<u8>) -> Option<Metadata> {
+    let start = out.len();
+    let mut follower = None;
+    out.push(b'{');
+    for (key, value) in metadata {
+        if out.len() > start + 1 {
+            out.push(b',');
+        }
+        if follower.is_none() && key.as_str() > "resourceVersion" {
+            follower = Some(out.len());
+        }
+        text::string(key, out);
+        out.push(b':');
+        text::value(value, out);
+    }
+    out.push(b'}');
+    (!metadata.is_empty()).then_some(Metadata { span: (start, out.len()), follower })
 }
 
 /// What the canonical text of an object of a kind begins with, up to its metadata.

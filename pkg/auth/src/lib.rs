@@ -16,5 +16,5 @@ pub mod user;
 
 pub use authn::{AuthError, Authenticated, Authenticator, TokenAuthenticator};
 pub use authz::{Attributes, Authorization, Authorizer, Decision, RuleResolver};
-pub use object::{CachedObject, ObjectReader};
+pub use object::{CachedObject, Content, ObjectReader};
 pub use user::UserInfo;

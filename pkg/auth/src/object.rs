@@ -6,6 +6,7 @@ use apimachinery::Value;
 use apimachinery::meta::GroupResource;
 use apimachinery::status::Status;
 use async_trait::async_trait;
+use bytes::Bytes;
 
 /// An object as a cache has it, in its stored version. Cheap to clone; the tree is made on demand.
 #[derive(Debug, Clone)]
@@ -16,14 +17,39 @@ pub struct CachedObject {
     pub name: Arc<str>,
     /// Revision of the object's last change; equal revisions of one key mean equal content.
     pub revision: i64,
-    /// Canonical JSON.
-    pub json: bytes::Bytes,
+    /// What it says.
+    pub content: Arc<dyn Content>,
 }
 
 impl CachedObject {
-    /// The object as a tree, `None` when the bytes are not JSON (which the store never holds).
+    /// The object as canonical JSON.
+    pub fn json(&self) -> Bytes {
+        self.content.json()
+    }
+
+    /// The object as a tree, `None` when it is none (which the store never holds).
     pub fn value(&self) -> Option<Value> {
-        serde_json::from_slice(&self.json).ok()
+        self.content.value()
+    }
+}
+
+/// The content of a [`CachedObject`], in the forms a cache can give it.
+pub trait Content: std::fmt::Debug + Send + Sync {
+    /// Canonical JSON.
+    fn json(&self) -> Bytes;
+
+    /// The tree; caches keep it for objects that are asked for often.
+    fn value(&self) -> Option<Value>;
+}
+
+/// JSON text.
+impl Content for Bytes {
+    fn json(&self) -> Bytes {
+        self.clone()
+    }
+
+    fn value(&self) -> Option<Value> {
+        serde_json::from_slice(self).ok()
     }
 }
 
@@ -72,7 +98,7 @@ pub mod testing {
     use apimachinery::meta;
     use parking_lot::RwLock;
 
-    use super::{Arc, CachedObject, GroupResource, ObjectReader, Status, Value, async_trait};
+    use super::{Arc, Bytes, CachedObject, GroupResource, ObjectReader, Status, Value, async_trait};
 
     type Key = (GroupResource, String, String);
 
@@ -101,7 +127,7 @@ pub mod testing {
                 namespace: namespace.into(),
                 name: name.into(),
                 revision,
-                json: object.to_string().into(),
+                content: Arc::new(Bytes::from(object.to_string())),
             };
             let key = (GroupResource::new(group, resource), namespace.to_owned(), name.to_owned());
             self.objects.write().insert(key, cached);

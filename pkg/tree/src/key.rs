@@ -27,15 +27,27 @@ impl Key {
     }
 }
 
+/// A number that names of fields seldom share. It looks at length, beginning and end only: whoever uses it must do well
+/// enough with names made to share it.
+pub fn name_hash(name: &str) -> u32 {
+    let bytes = name.as_bytes();
+    let (head, tail) = match (bytes.first_chunk::<8>(), bytes.last_chunk::<8>()) {
+        (Some(head), Some(tail)) => (u64::from_le_bytes(*head), u64::from_le_bytes(*tail)),
+        _ => {
+            let mut all = [0; 8];
+            all[..bytes.len()].copy_from_slice(bytes);
+            (u64::from_le_bytes(all), 0)
+        }
+    };
+    let mixed = (head ^ tail.rotate_left(29) ^ (bytes.len() as u64)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    ((mixed ^ (mixed >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 32) as u32
+}
+
 fn known(text: &str) -> Arc<str> {
     if text.len() > MAX_KNOWN {
         return text.into();
     }
-    // FNV-1a over the bytes; names are short
-    let hash = text
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3));
-    let slot = ((hash >> 32) ^ hash) as usize % KNOWN_NAMES;
+    let slot = name_hash(text) as usize % KNOWN_NAMES;
     KNOWN.with(|known| {
         // a key that is made while another one is dropped makes its own text
         let Ok(mut known) = known.try_borrow_mut() else { return text.into() };

@@ -33,6 +33,16 @@ impl Members {
         members.binary_search_by(|(k, _)| k.as_str().cmp(key))
     }
 
+    /// Where a key is among few. Most maps are so small that lengths tell their keys apart before texts, which are
+    /// elsewhere in memory, have to.
+    fn position(members: &[(Key, Value)], key: &str) -> Option<usize> {
+        const SMALL: usize = 24;
+        if members.len() > SMALL {
+            return Self::find(members, key).ok();
+        }
+        members.iter().position(|(k, _)| k.as_str().len() == key.len() && k.as_str() == key)
+    }
+
     /// The members as many.
     fn many(&mut self) -> &mut BTreeMap<Key, Value> {
         if let Self::Few(members) = self {
@@ -109,7 +119,7 @@ impl Map {
     /// The value of a key.
     pub fn get(&self, key: &str) -> Option<&Value> {
         match self.members() {
-            Members::Few(members) => Members::find(members, key).ok().map(|at| &members[at].1),
+            Members::Few(members) => Members::position(members, key).map(|at| &members[at].1),
             Members::Many(members) => members.get(key),
         }
     }
@@ -121,7 +131,7 @@ impl Map {
             return None;
         }
         match self.members_mut() {
-            Members::Few(members) => Members::find(members, key).ok().map(|at| &mut members[at].1),
+            Members::Few(members) => Members::position(members, key).map(|at| &mut members[at].1),
             Members::Many(members) => members.get_mut(key),
         }
     }
@@ -153,7 +163,7 @@ impl Map {
             return None;
         }
         match self.members_mut() {
-            Members::Few(members) => Members::find(members, key).ok().map(|at| members.remove(at).1),
+            Members::Few(members) => Members::position(members, key).map(|at| members.remove(at).1),
             Members::Many(members) => members.remove(key),
         }
     }

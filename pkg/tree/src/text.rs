@@ -81,8 +81,9 @@ pub fn string(text: &str, out: &mut impl Sink) {
     out.push_part("\"");
 }
 
-/// Where the first quote, backslash or control character is; eight bytes at a time.
-fn first_to_escape(bytes: &[u8]) -> Option<usize> {
+/// Where the first quote, backslash or control character is, with which a JSON string goes on otherwise; eight bytes at a
+/// time.
+pub fn first_to_escape(bytes: &[u8]) -> Option<usize> {
     const ONES: u64 = u64::from_ne_bytes([1; 8]);
     const HIGHS: u64 = ONES << 7;
     let (words, tail) = bytes.as_chunks::<8>();

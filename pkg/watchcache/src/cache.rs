@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use apimachinery::Value;
 use parking_lot::{Mutex, RwLock};
 use storage::objects::KeyLayout;
 use storage::{Revision, Storage};
@@ -13,8 +14,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::announced::Announced;
 use crate::error::Error;
-use crate::object::{Budget, Codec, StoredObject};
+use crate::kept::Budget;
+use crate::object::{Codec, Decoded, StoredObject, StoredText};
 use crate::pump;
 use crate::state::{self, Objects, RingLimits, State};
 use crate::token::Continue;
@@ -184,6 +187,7 @@ pub(crate) struct Shared {
     /// Revision and generation reached; what reads wait on.
     pub(crate) reached: watch::Sender<(u64, Revision)>,
     pub(crate) budget: Arc<Budget>,
+    pub(crate) announced: Announced,
     pub(crate) stop: CancellationToken,
     pub(crate) relist: Notify,
     /// Held by whoever extends the ring into the past: one is enough.
@@ -202,6 +206,7 @@ impl WatchCache {
             config,
             storage,
             wakers: Mutex::new(Wakers::default()),
+            announced: Announced::default(),
             reached: watch::Sender::new((0, Revision(0))),
             stop: CancellationToken::new(),
             relist: Notify::new(),
@@ -324,6 +329,15 @@ impl WatchCache {
         }
         drop(self.encoding.lock().await);
         None
+    }
+
+    /// Tells of a value that is about to be written under a key, with its tree, so that it need not be decoded when the
+    /// store tells of it. It does no harm when the write then fails.
+    pub fn announce(&self, key: &Arc<str>, text: &StoredText, tree: &Value) {
+        if let Some(decoded) = self.shared.config.codec.decoded(text.json(), tree) {
+            let splice = Some(text.splice);
+            self.shared.announced.put(Arc::clone(key), Decoded { splice, ..decoded });
+        }
     }
 
     /// Begins a watch.

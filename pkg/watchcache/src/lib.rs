@@ -9,10 +9,12 @@
 //! Semantics of resourceVersion: API concepts, "Resource versions"; of bookmarks and streaming lists: KEP-956, KEP-3157;
 //! of reads from the cache: KEP-2340, KEP-4988.
 
+mod announced;
 mod back;
 mod cache;
 mod error;
 mod extract;
+mod kept;
 mod object;
 mod pruned;
 mod pump;
@@ -24,7 +26,7 @@ mod watcher;
 pub use cache::{Filter, ListOptions, ListPage, ReadVersion, Snapshot, Stats, WatchCache, WatchCacheConfig};
 pub use error::Error;
 pub use object::{
-    Codec, DecodeError, Decoded, FieldSource, JsonCodec, Labels, RepresentationId, StoredObject, with_version,
+    Codec, DecodeError, Decoded, FieldSource, JsonCodec, Labels, RepresentationId, StoredObject, StoredText,
 };
 pub use state::{CacheEvent, EventKind, RingLimits};
 pub use token::Continue;

@@ -3,23 +3,27 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use apimachinery::Value;
 use apimachinery::table::Part;
 use bytes::Bytes;
-use parking_lot::Mutex;
 use serde::Deserialize;
 use storage::objects::KeyLayout;
 use storage::{KeyValue, Revision};
 
-use crate::scan::{self, Splice};
+use crate::kept::{Budget, Slots};
+use crate::scan::{self, Splice, write_decimal};
 use crate::{extract, pruned};
 
 /// Turns stored bytes into what the cache keeps.
 pub trait Codec: Send + Sync + 'static {
     /// Decodes the value of a key.
     fn decode(&self, key: &str, value: &Bytes) -> Result<Decoded, DecodeError>;
+
+    /// What [`Codec::decode`] answers for a value of which the tree is at hand, if it can tell from that.
+    fn decoded(&self, _value: &Bytes, _tree: &Value) -> Option<Decoded> {
+        None
+    }
 }
 
 /// A decoded value.
@@ -31,6 +35,15 @@ pub struct Decoded {
     pub labels: Labels,
     /// Values of the selectable fields, in the order the codec was told.
     pub fields: Vec<Box<str>>,
+    /// Where the resourceVersion goes, when that is known already.
+    pub(crate) splice: Option<Splice>,
+}
+
+impl Decoded {
+    /// An object's JSON, labels and selectable fields.
+    pub fn new(json: Bytes, labels: Labels, fields: Vec<Box<str>>) -> Self {
+        Self { json, labels, fields, splice: None }
+    }
 }
 
 /// A stored value that is no object.
@@ -101,14 +114,19 @@ impl JsonCodec {
         if self.fields.is_empty() {
             let head: Head<'_> = serde_json::from_slice(json).map_err(|e| DecodeError(e.to_string()))?;
             let labels = Labels::new(head.metadata.labels.unwrap_or_default());
-            return Ok(Decoded { json: json.clone(), labels, fields: Vec::new() });
+            return Ok(Decoded::new(json.clone(), labels, Vec::new()));
         }
         // the quick decoder stops at 128 levels
         let tree = pruned::selectable(json).or_else(|_| parse(json))?;
-        let labels = apimachinery::meta::at(&tree, &["metadata", "labels"]).and_then(Value::as_object);
+        Ok(self.decoded(json.clone(), &tree))
+    }
+
+    /// What decoding an object's JSON answers, from its tree.
+    pub fn decoded(&self, json: Bytes, tree: &Value) -> Decoded {
+        let labels = apimachinery::meta::at(tree, &["metadata", "labels"]).and_then(Value::as_object);
         let labels = labels.into_iter().flatten().filter_map(|(k, v)| Some((k.as_str(), v.as_str()?)));
-        let fields = self.fields.iter().map(|field| field(&tree).into_boxed_str()).collect();
-        Ok(Decoded { json: json.clone(), labels: Labels::new(labels), fields })
+        let fields = self.fields.iter().map(|field| field(tree).into_boxed_str()).collect();
+        Decoded::new(json, Labels::new(labels), fields)
     }
 }
 
@@ -120,6 +138,10 @@ fn parse(json: &[u8]) -> Result<Value, DecodeError> {
 impl Codec for JsonCodec {
     fn decode(&self, _key: &str, value: &Bytes) -> Result<Decoded, DecodeError> {
         self.decode_json(value)
+    }
+
+    fn decoded(&self, value: &Bytes, tree: &Value) -> Option<Decoded> {
+        Some(JsonCodec::decoded(self, value.clone(), tree))
     }
 }
 
@@ -165,17 +187,24 @@ struct Body {
 }
 
 impl StoredObject {
-    /// Decodes what the store holds under a key.
+    /// What the store holds under a key, decoded already or yet to be.
     pub(crate) fn decode(
         codec: &dyn Codec,
         layout: &KeyLayout,
         kv: &KeyValue,
+        decoded: Option<Decoded>,
         budget: &Arc<Budget>,
     ) -> Result<Self, DecodeError> {
         let (namespace, _) =
             layout.split(&kv.key).ok_or_else(|| DecodeError("the key is not one of this resource".into()))?;
-        let mut decoded = codec.decode(&kv.key, &kv.value)?;
-        let mut splice = scan::splice(&decoded.json).map_err(|e| DecodeError(e.into()))?;
+        let mut decoded = match decoded {
+            Some(decoded) => decoded,
+            None => codec.decode(&kv.key, &kv.value)?,
+        };
+        let mut splice = match decoded.splice {
+            Some(splice) => splice,
+            None => scan::splice(&decoded.json).map_err(|e| DecodeError(e.into()))?,
+        };
         if splice.cut > 0 {
             let (head, tail) = (&decoded.json[..splice.at], &decoded.json[splice.at + splice.cut..]);
             decoded.json = [head, tail].concat().into();
@@ -347,6 +376,22 @@ impl StoredObject {
         Ok(tree)
     }
 
+    /// [`StoredObject::to_value`], kept while it is used and the cache's budget allows: for objects that many writes look
+    /// at, such as namespaces.
+    pub fn tree(&self) -> Result<Value, DecodeError> {
+        /// Bytes of a tree for each of its JSON, about.
+        const TREE_BYTES: usize = 3;
+        if let Some(tree) = self.encoded.tree() {
+            return Ok(tree);
+        }
+        let tree = self.to_value()?;
+        let bytes = self.json_len() * TREE_BYTES;
+        if self.budget.take(bytes) && !self.encoded.put_tree(tree.clone(), bytes) {
+            self.budget.give(bytes);
+        }
+        Ok(tree)
+    }
+
     /// A part of the decoded tree, without its resourceVersion.
     pub fn part(&self, wanted: &Part) -> Result<Value, DecodeError> {
         // the quick decoder stops at 128 levels
@@ -381,107 +426,41 @@ impl Drop for StoredObject {
     }
 }
 
-/// The JSON of an object as it was stored (without resourceVersion) with its revision as resourceVersion.
-pub fn with_version(json: &[u8], revision: Revision) -> Result<Vec<u8>, DecodeError> {
-    let splice = scan::splice(json).map_err(|e| DecodeError(e.into()))?;
-    const DIGITS: usize = 20;
-    let mut out = Vec::with_capacity(json.len() + splice.before.len() + splice.after.len() + DIGITS);
-    out.extend_from_slice(&json[..splice.at]);
-    out.extend_from_slice(splice.before.as_bytes());
-    write_decimal(revision.0, &mut out);
-    out.extend_from_slice(splice.after.as_bytes());
-    out.extend_from_slice(&json[splice.at + splice.cut..]);
-    Ok(out)
+/// What is stored of an object: its JSON without resourceVersion, which goes to a known place.
+#[derive(Debug, Clone)]
+pub struct StoredText {
+    json: Bytes,
+    pub(crate) splice: Splice,
 }
 
-pub(crate) fn write_decimal(number: i64, out: &mut Vec<u8>) {
-    use std::io::Write as _;
-    // writing to a vector cannot fail
-    let _ = write!(out, "{number}");
-}
-
-/// Bytes that may be kept in encodings, over a whole cache.
-#[derive(Debug)]
-pub(crate) struct Budget {
-    used: AtomicUsize,
-    limit: AtomicUsize,
-}
-
-impl Budget {
-    pub(crate) fn new(limit: usize) -> Self {
-        Self { used: AtomicUsize::new(0), limit: AtomicUsize::new(limit) }
+impl StoredText {
+    /// Finds the place in any object's JSON.
+    ///
+    /// # Errors
+    /// It is no object.
+    pub fn new(json: Bytes) -> Result<Self, DecodeError> {
+        let splice = scan::splice(&json).map_err(|e| DecodeError(e.into()))?;
+        Ok(Self { json, splice })
     }
 
-    /// Allows so many bytes from now on; what is kept stays.
-    pub(crate) fn set_limit(&self, limit: usize) {
-        self.limit.store(limit, Ordering::Relaxed);
+    /// Of who has just written the JSON: its metadata, which has members but no resourceVersion, begins and ends at
+    /// `metadata`, and the first of its members that come after a resourceVersion begins at `follower`.
+    pub fn written(json: Bytes, metadata: (usize, usize), follower: Option<usize>) -> Self {
+        let splice = Splice::among(metadata, follower);
+        debug_assert_eq!(Ok(splice), scan::splice(&json), "{}", String::from_utf8_lossy(&json));
+        Self { json, splice }
     }
 
-    pub(crate) fn used(&self) -> usize {
-        self.used.load(Ordering::Relaxed)
+    /// The JSON without resourceVersion.
+    pub fn json(&self) -> &Bytes {
+        &self.json
     }
 
-    fn take(&self, bytes: usize) -> bool {
-        let limit = self.limit.load(Ordering::Relaxed);
-        self.used
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-                Some(used + bytes).filter(|sum| *sum <= limit)
-            })
-            .is_ok()
-    }
-
-    fn give(&self, bytes: usize) {
-        self.used.fetch_sub(bytes, Ordering::Relaxed);
-    }
-}
-
-/// Encoded forms by number; most objects have none.
-#[derive(Debug, Default)]
-pub(crate) struct Slots(Mutex<Vec<Slot>>);
-
-#[derive(Debug)]
-struct Slot {
-    id: u32,
-    used: bool,
-    bytes: Bytes,
-}
-
-impl Slots {
-    pub(crate) fn get(&self, id: u32) -> Option<Bytes> {
-        let mut slots = self.0.lock();
-        let slot = slots.iter_mut().find(|s| s.id == id)?;
-        slot.used = true;
-        Some(slot.bytes.clone())
-    }
-
-    /// `false` when another was faster.
-    pub(crate) fn put(&self, id: u32, bytes: &Bytes) -> bool {
-        let mut slots = self.0.lock();
-        let new = slots.iter().all(|s| s.id != id);
-        if new {
-            slots.push(Slot { id, used: true, bytes: bytes.clone() });
-        }
-        new
-    }
-
-    /// Drops what was not used since the last sweep; answers how many bytes.
-    fn sweep(&self) -> usize {
-        let mut slots = self.0.lock();
-        let mut dropped = 0;
-        slots.retain_mut(|slot| {
-            let keep = std::mem::take(&mut slot.used);
-            dropped += if keep { 0 } else { slot.bytes.len() };
-            keep
-        });
-        if slots.is_empty() {
-            *slots = Vec::new();
-        }
-        dropped
-    }
-
-    /// Drops everything; answers how many bytes.
-    pub(crate) fn clear(&self) -> usize {
-        std::mem::take(&mut *self.0.lock()).iter().map(|slot| slot.bytes.len()).sum()
+    /// The JSON with a resourceVersion.
+    pub fn with_version(&self, revision: Revision) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.splice.with_version(&self.json, revision.0, &mut out);
+        out
     }
 }
 

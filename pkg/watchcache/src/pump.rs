@@ -146,7 +146,9 @@ fn update(shared: &Shared, event: Event) -> Update {
 
 pub(crate) fn decode(shared: &Shared, kv: &KeyValue) -> Result<StoredObject, String> {
     let config = &shared.config;
-    StoredObject::decode(&*config.codec, &config.layout, kv, &shared.budget).map_err(|e| e.to_string())
+    let decoded = shared.announced.take(&kv.key, &kv.value);
+    StoredObject::decode(&*config.codec, &config.layout, kv, decoded, &shared.budget)
+        .map_err(|e| e.to_string())
 }
 
 fn tidy(shared: &Shared, sweeps: u32) {
@@ -155,6 +157,8 @@ fn tidy(shared: &Shared, sweeps: u32) {
     state.trim(Instant::now());
     if before == state.ring_len() {
         state.drop_frames();
+        // of writes that failed
+        shared.announced.clear();
     }
     if !sweeps.is_multiple_of(SWEEPS_PER_REPRESENTATIONS) || shared.budget.used() == 0 {
         return;

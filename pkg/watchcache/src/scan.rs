@@ -1,6 +1,8 @@
 //! Where the resourceVersion goes in an object's JSON, found without decoding it. The bytes may be anything: what is
 //! not an object is an error, never a panic.
 
+use apimachinery::text::first_to_escape;
+
 /// The place for `metadata.resourceVersion` in an object's JSON, and the text around the number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Splice {
@@ -12,6 +14,35 @@ pub(crate) struct Splice {
     pub(crate) cut: usize,
     /// Where the value of `metadata` begins and ends, if there is one.
     pub(crate) metadata: Option<(usize, usize)>,
+}
+
+impl Splice {
+    /// The place in an object whose metadata is at `metadata` and has members. `follower` is where the first of its members
+    /// begins that comes after a resourceVersion, if there is one; it has none itself.
+    pub(crate) fn among(metadata: (usize, usize), follower: Option<usize>) -> Self {
+        let (at, before, after) = match follower {
+            Some(at) => (at, r#""resourceVersion":""#, r#"","#),
+            None => (metadata.1 - 1, r#","resourceVersion":""#, r#"""#),
+        };
+        Self { at, before, after, cut: 0, metadata: Some(metadata) }
+    }
+
+    /// `json`, where the place was found, with a resourceVersion.
+    pub(crate) fn with_version(&self, json: &[u8], revision: i64, out: &mut Vec<u8>) {
+        const DIGITS: usize = 20;
+        out.reserve(json.len() + self.before.len() + self.after.len() + DIGITS);
+        out.extend_from_slice(&json[..self.at]);
+        out.extend_from_slice(self.before.as_bytes());
+        write_decimal(revision, out);
+        out.extend_from_slice(self.after.as_bytes());
+        out.extend_from_slice(&json[self.at + self.cut..]);
+    }
+}
+
+pub(crate) fn write_decimal(number: i64, out: &mut Vec<u8>) {
+    use std::io::Write as _;
+    // writing to a vector cannot fail
+    let _ = write!(out, "{number}");
 }
 
 /// Deepest nesting followed; the decoder of request bodies refuses deeper ones. Nothing here recurses.
@@ -168,6 +199,8 @@ impl<'j> Scanner<'j> {
         self.eat(b'"')?;
         let start = self.at;
         loop {
+            let rest = self.json.get(self.at..).unwrap_or_default();
+            self.at += first_to_escape(rest).unwrap_or(rest.len());
             match self.peek() {
                 Some(b'"') => {
                     self.at += 1;

@@ -9,7 +9,8 @@ use bytes::Bytes;
 use imbl::OrdMap;
 use storage::Revision;
 
-use crate::object::{Slots, StoredObject};
+use crate::kept::Slots;
+use crate::object::StoredObject;
 
 /// Objects by key.
 pub(crate) type Objects = OrdMap<Arc<str>, Arc<StoredObject>>;
@@ -444,7 +445,8 @@ mod tests {
     use storage::objects::KeyLayout;
 
     use super::*;
-    use crate::object::{Budget, JsonCodec};
+    use crate::kept::Budget;
+    use crate::object::JsonCodec;
 
     fn state_with(events: i64, bytes: usize, at: Instant) -> State {
         let limits = RingLimits {
@@ -463,7 +465,7 @@ mod tests {
                 mod_revision: Revision(i),
             };
             let object =
-                StoredObject::decode(&JsonCodec::default(), &layout, &kv, &budget).expect("an object");
+                StoredObject::decode(&JsonCodec::default(), &layout, &kv, None, &budget).expect("an object");
             state.apply(Update::Put(Arc::new(object)), at);
         }
         state

@@ -5,12 +5,13 @@ mod common;
 use std::sync::Arc;
 use std::time::Duration;
 
+use apimachinery::json;
 use apimachinery::status::Status;
 use common::{World, show};
 use storage::objects::{ObjectStore, Outcome};
 use storage::{Revision, Storage as _};
 use watchcache::{
-    Error, Filter, ListOptions, ListPage, ReadVersion, RepresentationId, RingLimits, StoredObject,
+    Error, Filter, ListOptions, ListPage, ReadVersion, RepresentationId, RingLimits, StoredObject, StoredText,
 };
 
 fn shown(page: &ListPage) -> Vec<String> {
@@ -217,6 +218,48 @@ async fn bytes_are_those_of_the_store() {
     };
     assert!(attempt.is_fresh());
     assert!(matches!(attempt.put("{}".into(), None).await.unwrap(), Outcome::Done(Revision(3))));
+}
+
+#[tokio::test]
+async fn values_announced_are_not_decoded_again() {
+    let world = World::new().await;
+    let value = |name: &str| {
+        format!(r#"{{"metadata":{{"name":"{name}","namespace":"a"}},"spec":{{"node":"said"}}}}"#)
+    };
+    // the tree says something else, which tells who was asked
+    let tree = json!({"metadata": {"labels": {"from": "tree"}}, "spec": {"node": "told"}});
+    let announce = |name: &str| {
+        let text = StoredText::new(value(name).into()).unwrap();
+        world.cache.announce(&format!("/registry/things/a/{name}").into(), &text, &tree);
+    };
+    announce("x");
+    announce("y");
+    // another value of the key, another key with the value
+    let other = value("y").replace("said", "other");
+    for (name, value, node) in [("x", value("x"), "told"), ("y", other, "other"), ("z", value("y"), "said")] {
+        let revision = world.put_raw(&format!("a/{name}"), value).await;
+        let found = world.cache.get("a", name, ReadVersion::Latest).await.unwrap().unwrap();
+        assert_eq!(found.field(0), node, "{name}");
+        assert_eq!(found.labels().get("from"), (node == "told").then_some("tree"), "{name}");
+        let json = String::from_utf8(found.to_json().to_vec()).unwrap();
+        assert!(json.contains(&format!(r#""namespace":"a","resourceVersion":"{revision}"}}"#)), "{json}");
+    }
+}
+
+#[tokio::test]
+async fn trees_are_kept_while_they_are_used() {
+    let world = World::new().await;
+    world.put("a", "x", "n1").await;
+    let object = world.cache.get("a", "x", ReadVersion::Latest).await.unwrap().unwrap();
+    let (first, second) = (object.tree().unwrap(), object.tree().unwrap());
+    assert_eq!(first, object.to_value().unwrap());
+    assert!(first.shares(&second) && world.cache.stats().representation_bytes > 0);
+    // beyond the budget they are made each time
+    let world = World::with(|config| config.representation_bytes = 0).await;
+    world.put("a", "x", "n1").await;
+    let object = world.cache.get("a", "x", ReadVersion::Latest).await.unwrap().unwrap();
+    assert!(!object.tree().unwrap().shares(&object.tree().unwrap()));
+    assert_eq!(world.cache.stats().representation_bytes, 0);
 }
 
 #[tokio::test]

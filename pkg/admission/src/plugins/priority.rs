@@ -7,6 +7,7 @@ use apimachinery::json;
 use apimachinery::meta::{GroupResource, at, name, str_at};
 use apimachinery::status::Status;
 use async_trait::async_trait;
+use parking_lot::Mutex;
 
 use super::find;
 use crate::{AdmissionRequest, Notes, ObjectSource, Operation, Plugin};
@@ -17,6 +18,8 @@ const DEFAULT_PREEMPTION: &str = "PreemptLowerPriority";
 /// Resolves priorities of pods and keeps one default class.
 pub(super) struct Priority {
     source: Arc<dyn ObjectSource>,
+    /// The default class as of a generation of the classes: every pod asks for it.
+    default: Mutex<Option<(i64, Option<Value>)>>,
 }
 
 fn value_of(class: &Value) -> i64 {
@@ -25,17 +28,28 @@ fn value_of(class: &Value) -> i64 {
 
 impl Priority {
     pub(super) fn new(source: Arc<dyn ObjectSource>) -> Self {
-        Self { source }
+        Self { source, default: Mutex::default() }
     }
 
     /// The class that is the default; of several the one of lowest value.
     fn default_class(&self) -> Option<Value> {
-        self.source
-            .list(&GroupResource::new(GROUP, "priorityclasses"), None)
+        let resource = GroupResource::new(GROUP, "priorityclasses");
+        // of before the list, so that a change in between is looked at again
+        let generation = self.source.generation(&resource);
+        if let Some((known, class)) = &*self.default.lock()
+            && *known == generation
+        {
+            return class.clone();
+        }
+        let class = self
+            .source
+            .list(&resource, None)
             .iter()
             .filter_map(auth::CachedObject::value)
             .filter(|class| at(class, &["globalDefault"]).and_then(Value::as_bool) == Some(true))
-            .min_by_key(value_of)
+            .min_by_key(value_of);
+        *self.default.lock() = Some((generation, class.clone()));
+        class
     }
 
     async fn complete(&self, request: &mut AdmissionRequest<'_>) -> Result<(), Status> {

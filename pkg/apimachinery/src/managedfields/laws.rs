@@ -48,8 +48,7 @@ fn value_of(schema: &Schema, node: NodeId) -> BoxedStrategy<Value> {
                 .fields
                 .iter()
                 .filter(|(name, _)| {
-                    !["apiVersion", "kind", "status", "uid", "generation", "managedFields"]
-                        .contains(&&***name)
+                    !["apiVersion", "kind", "status", "uid", "generation", "managedFields"].contains(name)
                 })
                 .map(|(name, field)| (name.to_string(), false, value_of(schema, field.node)))
                 .collect();

@@ -142,7 +142,8 @@ fn create(
     {
         debug_assert_eq!(Ok(&fields), by_sets(&blank, new, id.clone(), write).as_ref(), "of {new}");
         let has_fields = fields.as_object().is_some_and(|fields| !fields.is_empty());
-        let entry = has_fields.then(|| entries::entry(id, write.api_version.to_owned(), write.time(), fields));
+        let entry =
+            has_fields.then(|| entries::entry(id, write.api_version.to_owned(), write.time(), fields));
         return Ok(entry.map(|entry| Value::Array(vec![entry].into())));
     }
     ownership::record_update(write, &blank, new, &mut managers, id)?;

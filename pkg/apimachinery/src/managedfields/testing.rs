@@ -1,7 +1,5 @@
 //! A schema made by hand and a server of one object, for the tests of this module.
 
-use std::collections::BTreeMap;
-
 use crate::json;
 use jiff::Timestamp;
 
@@ -49,7 +47,7 @@ impl Types {
     }
 
     pub(super) fn object(&mut self, fields: Vec<(&str, Field)>) -> NodeId {
-        let fields: BTreeMap<_, _> = fields.into_iter().map(|(name, field)| (name.into(), field)).collect();
+        let fields = fields.into_iter().map(|(name, field)| (name.into(), field)).collect();
         self.schema.push(Node::new("", NodeKind::Object(ObjectType { fields, ..ObjectType::default() })))
     }
 

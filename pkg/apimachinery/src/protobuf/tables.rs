@@ -44,7 +44,7 @@ impl WireTables {
                 if let NodeKind::Object(object) = &node.kind {
                     for (name, field) in object.fields.iter().filter(|(_, f)| f.proto != 0) {
                         let target = Target::Field {
-                            name: name.clone(),
+                            name: name.into(),
                             node: field.node,
                             drops_zero: !field.pointer && !field.always,
                         };

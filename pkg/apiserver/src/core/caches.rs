@@ -4,13 +4,16 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use apimachinery::Value;
 use apimachinery::descriptor::{ResourceDescriptor, Resources};
 use apimachinery::status::Status;
 use bytes::Bytes;
 use parking_lot::RwLock;
 use storage::Storage;
 use storage::objects::KeyLayout;
-use watchcache::{Codec, DecodeError, Decoded, FieldSource, JsonCodec, WatchCache, WatchCacheConfig};
+use watchcache::{
+    Codec, DecodeError, Decoded, FieldSource, JsonCodec, StoredText, WatchCache, WatchCacheConfig,
+};
 
 /// Root of all keys, upstream's `--etcd-prefix` default.
 const ROOT: &str = "/registry";
@@ -96,6 +99,20 @@ impl Caches {
         Cached { cache: WatchCache::start(Arc::clone(&self.storage), config), fields, resource }
     }
 
+    /// Tells the cache of a resource, if it has one, of a value about to be written; see [`WatchCache::announce`].
+    pub(crate) fn announce(
+        &self,
+        descriptor: &ResourceDescriptor,
+        key: &Arc<str>,
+        text: &StoredText,
+        tree: &Value,
+    ) {
+        let cached = self.running.read().of.get(&descriptor.storage.prefix).cloned();
+        if let Some(cached) = cached {
+            cached.cache.announce(key, text, tree);
+        }
+    }
+
     /// Starts every cache, and waits until they have read the store.
     pub(crate) async fn warm(
         &self,
@@ -159,5 +176,9 @@ impl Codec for StoredCodec {
     fn decode(&self, _key: &str, value: &Bytes) -> Result<Decoded, DecodeError> {
         let json = crate::codec::stored_json(&self.descriptor, value).map_err(|e| DecodeError(e.message))?;
         self.json.decode_json(&json)
+    }
+
+    fn decoded(&self, value: &Bytes, tree: &Value) -> Option<Decoded> {
+        Some(self.json.decoded(value.clone(), tree))
     }
 }

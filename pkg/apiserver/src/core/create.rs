@@ -153,7 +153,7 @@ impl Core {
             let admit = admission_of(place, Operation::Create, namespace, &name, "", params);
             self.admit_stored(&admit, place.target, &mut object, None).await?;
         }
-        let mut bytes = crate::codec::to_stored(place.target, &mut object);
+        let mut text = crate::codec::to_stored(place.target, &mut object)?;
         let key = caches::layout(&place.descriptor).key(apimachinery::meta::namespace(&object), &name);
         let taken = |existing: &storage::KeyValue| {
             let mut status = Status::already_exists(&place.group_resource(), &name);
@@ -170,15 +170,16 @@ impl Core {
             }
         } else {
             let ttl = place.descriptor.storage.ttl_seconds;
-            let mut made = self.objects.create(std::sync::Arc::clone(&key), bytes.clone(), ttl).await;
+            self.caches.announce(&place.descriptor, &key, &text, &object);
+            let mut made = self.objects.create(std::sync::Arc::clone(&key), text.json().clone(), ttl).await;
             if super::is_too_large(&made) && super::drop_owners(params, &mut object) {
-                bytes = crate::codec::to_stored(place.target, &mut object);
-                made = self.objects.create(key, bytes.clone(), ttl).await;
+                text = crate::codec::to_stored(place.target, &mut object)?;
+                made = self.objects.create(key, text.json().clone(), ttl).await;
             }
             match made {
                 Ok(revision) => {
                     set_resource_version(&mut object, revision);
-                    stored = Some((bytes, revision));
+                    stored = Some((text, revision));
                 }
                 Err(WriteError::Exists(existing)) => return Ok(Err(taken(&existing))),
                 Err(error) => return Err(write_failure(error, &place.group_resource(), &name)),

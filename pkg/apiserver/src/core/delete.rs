@@ -99,11 +99,16 @@ impl Core {
         match plan(place, &object, request) {
             Plan::Pending => answer(object, false),
             Plan::Mark(mut marked) => {
-                let bytes = crate::codec::to_stored(place.target, &mut marked);
+                let text = crate::codec::to_stored(place.target, &mut marked)?;
                 if params.dry_run {
                     return answer(*marked, false);
                 }
-                match attempt.put(bytes, place.descriptor.storage.ttl_seconds).await.map_err(failed)? {
+                self.caches.announce(&place.descriptor, attempt.key(), &text, &marked);
+                match attempt
+                    .put(text.json().clone(), place.descriptor.storage.ttl_seconds)
+                    .await
+                    .map_err(failed)?
+                {
                     Outcome::Conflict(next) => Ok(Err(next)),
                     Outcome::Done(revision) => {
                         set_resource_version(&mut marked, revision);

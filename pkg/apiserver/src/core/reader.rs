@@ -7,7 +7,8 @@ use apimachinery::Value;
 use apimachinery::meta::{GroupResource, name as name_of, namespace as namespace_of};
 use apimachinery::status::Status;
 use async_trait::async_trait;
-use auth::{CachedObject, ObjectReader, UserInfo};
+use auth::{CachedObject, Content, ObjectReader, UserInfo};
+use bytes::Bytes;
 use jiff::Timestamp;
 use watchcache::{ReadVersion, Snapshot, StoredObject};
 
@@ -22,13 +23,49 @@ pub(crate) struct CacheReader {
     pub(crate) core: Arc<Core>,
 }
 
-fn cached_object(object: &StoredObject) -> CachedObject {
+/// An object that is looked at by itself, most often again soon: its tree is kept.
+#[derive(Debug)]
+struct Single(Arc<StoredObject>);
+
+impl Content for Single {
+    fn json(&self) -> Bytes {
+        self.0.to_json()
+    }
+
+    fn value(&self) -> Option<Value> {
+        self.0.tree().ok()
+    }
+}
+
+/// An object that is looked at among many.
+#[derive(Debug)]
+struct Listed(Arc<StoredObject>);
+
+impl Content for Listed {
+    fn json(&self) -> Bytes {
+        self.0.to_json()
+    }
+
+    fn value(&self) -> Option<Value> {
+        self.0.to_value().ok()
+    }
+}
+
+fn cached_object(object: &StoredObject, content: Arc<dyn Content>) -> CachedObject {
     CachedObject {
         namespace: Arc::from(object.namespace()),
         name: Arc::from(object.name()),
         revision: object.revision().0,
-        json: object.to_json(),
+        content,
     }
+}
+
+fn single(object: Arc<StoredObject>) -> CachedObject {
+    cached_object(&Arc::clone(&object), Arc::new(Single(object)))
+}
+
+fn listed(object: Arc<StoredObject>) -> CachedObject {
+    cached_object(&Arc::clone(&object), Arc::new(Listed(object)))
 }
 
 impl CacheReader {
@@ -46,7 +83,7 @@ impl CacheReader {
     }
 
     fn collect(snapshot: &Snapshot, namespace: Option<&str>) -> Vec<CachedObject> {
-        snapshot.iter(namespace.unwrap_or("")).map(|o| cached_object(&o)).collect()
+        snapshot.iter(namespace.unwrap_or("")).map(listed).collect()
     }
 }
 
@@ -58,7 +95,7 @@ impl ObjectReader for CacheReader {
 
     fn get(&self, resource: &GroupResource, namespace: &str, name: &str) -> Option<CachedObject> {
         let snapshot = self.cache(resource)?.cache.snapshot();
-        snapshot.get(namespace, name).map(|o| cached_object(&o))
+        snapshot.get(namespace, name).map(single)
     }
 
     fn list(&self, resource: &GroupResource, namespace: Option<&str>) -> Vec<CachedObject> {
@@ -75,11 +112,7 @@ impl ObjectReader for CacheReader {
         let Some(cached) = self.cache(resource) else { return Vec::new() };
         let Some(index) = cached.field(field) else { return Vec::new() };
         let snapshot = cached.cache.snapshot();
-        snapshot
-            .iter(namespace.unwrap_or(""))
-            .filter(|o| o.field(index) == value)
-            .map(|o| cached_object(&o))
-            .collect()
+        snapshot.iter(namespace.unwrap_or("")).filter(|o| o.field(index) == value).map(listed).collect()
     }
 
     async fn get_live(
@@ -90,7 +123,7 @@ impl ObjectReader for CacheReader {
     ) -> Result<Option<CachedObject>, Status> {
         let Some(cached) = self.cache(resource) else { return Ok(None) };
         let found = cached.cache.get(namespace, name, ReadVersion::Latest).await?;
-        Ok(found.map(|o| cached_object(&o)))
+        Ok(found.map(single))
     }
 }
 

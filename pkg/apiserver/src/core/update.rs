@@ -7,10 +7,9 @@ use apimachinery::Value;
 use apimachinery::meta::{at, metadata_mut, resource_version, uid};
 use apimachinery::status::{FieldError, Status};
 use apimachinery::strategy::Resets;
-use bytes::Bytes;
 use storage::objects::{Attempt, Outcome};
 use storage::{KeyValue, Revision};
-use watchcache::ReadVersion;
+use watchcache::{ReadVersion, StoredText};
 
 use super::admit::Phase;
 use super::create::{Place, WriteParams, admission_of, is_namespace};
@@ -47,7 +46,7 @@ pub(crate) struct Written {
     /// It did not exist before.
     pub(crate) created: bool,
     /// What the store has for it now, at which revision; `None` when it has nothing (a dry run, a removal).
-    pub(crate) stored: Option<(Bytes, Revision)>,
+    pub(crate) stored: Option<(StoredText, Revision)>,
 }
 
 /// The name of what is changed.
@@ -266,7 +265,7 @@ impl Core {
                     hook.after_delete(&write, &new).await;
                 }
                 place.served().from_storage(&mut new);
-                let stored = stored.filter(|_| !params.dry_run).map(|bytes| (bytes, revision));
+                let stored = stored.filter(|_| !params.dry_run).map(|text| (text, revision));
                 Ok(Step::Done(Written { object: new, created: false, stored }))
             }
         }
@@ -302,25 +301,26 @@ impl Core {
         attempt: Attempt,
         current: &Current,
         new: &mut Value,
-    ) -> Result<(Outcome, Option<Bytes>), Status> {
+    ) -> Result<(Outcome, Option<StoredText>), Status> {
         let place = &subject.place;
         let removed = is_finished(place, new, &current.stored);
-        let mut bytes = crate::codec::to_stored_keeping_times(place.target, new, &current.stored);
+        let mut text = crate::codec::to_stored_keeping_times(place.target, new, &current.stored)?;
         let failed = |error| write_failure(error, &place.group_resource(), subject.name);
         if params.dry_run {
-            return Ok((Outcome::Done(current.revision), Some(bytes).filter(|_| !removed)));
+            return Ok((Outcome::Done(current.revision), Some(text).filter(|_| !removed)));
         }
         if removed {
             return Ok((attempt.delete().await.map_err(failed)?, None));
         }
         let ttl = place.descriptor.storage.ttl_seconds;
+        self.caches.announce(&place.descriptor, attempt.key(), &text, new);
         let again = attempt.clone();
-        let mut put = attempt.put(bytes.clone(), ttl).await;
+        let mut put = attempt.put(text.json().clone(), ttl).await;
         if super::is_too_large(&put) && super::drop_owners(params, new) {
-            bytes = crate::codec::to_stored_keeping_times(place.target, new, &current.stored);
-            put = again.put(bytes.clone(), ttl).await;
+            text = crate::codec::to_stored_keeping_times(place.target, new, &current.stored)?;
+            put = again.put(text.json().clone(), ttl).await;
         }
-        Ok((put.map_err(failed)?, Some(bytes)))
+        Ok((put.map_err(failed)?, Some(text)))
     }
 }
 

@@ -99,8 +99,8 @@ impl Exchange {
             && self.target.gvk() == self.target.descriptor.storage.gvk;
         let plain = media.view == View::Object && media.format == Format::Json && !media.pretty;
         match written.stored {
-            Some((bytes, revision)) if plain && is_stored_version => {
-                let mut text = watchcache::with_version(&bytes, revision).map_err(Status::internal)?;
+            Some((text, revision)) if plain && is_stored_version => {
+                let mut text = text.with_version(revision);
                 text.push(b'\n');
                 Ok(respond::bytes(code, Format::Json.media_type(), text))
             }

@@ -122,14 +122,14 @@ impl Writer<'_> {
         let mut out = json!({"type": "object"});
         let mut properties = Map::new();
         let mut required = Vec::new();
-        for (name, field) in &object.fields {
+        for (name, field) in object.fields.iter() {
             let mut property = self.field(field);
             if let Some(text) = self.text(owner, Some(name)) {
                 property["description"] = json!(text);
             }
             properties.insert(name.to_string().into(), property);
             if field.required {
-                required.push((field.proto, &**name));
+                required.push((field.proto, name));
             }
         }
         if !properties.is_empty() {

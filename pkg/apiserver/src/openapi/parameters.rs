@@ -113,7 +113,7 @@ pub(super) fn of_options(kind: &GroupVersionKind) -> Vec<Parameter> {
     let schema = catalog.schema();
     let NodeKind::Object(object) = &schema.node(definition.node).kind else { return Vec::new() };
     let fields =
-        object.fields.iter().filter(|(name, _)| !matches!(&***name, "apiVersion" | "kind" | "sinceTime"));
+        object.fields.iter().filter(|(name, _)| !matches!(*name, "apiVersion" | "kind" | "sinceTime"));
     fields
         .map(|(name, field)| {
             let item = match &schema.node(field.node).kind {

@@ -64,7 +64,7 @@ impl Maker<'_> {
         let value = match &node.kind {
             NodeKind::Object(object) => {
                 let mut map = Map::new();
-                for (name, field) in &object.fields {
+                for (name, field) in object.fields.iter() {
                     if let Some(value) = self.value(field.node, name) {
                         map.insert(name.to_string().into(), value);
                     }
@@ -146,7 +146,7 @@ mod tests {
         seen.push(id);
         match (&schema.node(id).kind, value) {
             (NodeKind::Object(object), Value::Object(map)) => {
-                for (name, field) in &object.fields {
+                for (name, field) in object.fields.iter() {
                     match map.get(name) {
                         Some(value) => unset(schema, field.node, value, seen, missing),
                         None => missing.push(format!("{}.{name}", schema.node(id).name)),

@@ -181,7 +181,6 @@ fn plain(value: Value) -> Value {
     }
 }
 
-
 /// JSON with what Go escapes for HTML's sake.
 fn push_go_json(value: &Value, out: &mut String) {
     let start = out.len();

@@ -68,12 +68,9 @@ fn tree(fields: Fields) -> Value {
     Value::Object(Map::from_members(fields).0)
 }
 
-/// An element that is a member, with what is below it.
-fn member(mut below: Fields) -> Value {
-    if !below.is_empty() {
-        below.insert(0, (".".into(), Value::Object(Map::new())));
-    }
-    tree(below)
+/// What is below an element that is a member begins with this, which is left out where nothing follows.
+fn member() -> (Key, Value) {
+    (".".into(), Value::Object(Map::new()))
 }
 
 impl Typed<'_> {
@@ -137,37 +134,50 @@ impl Typed<'_> {
     ) -> Result<(), Unusual> {
         for (name, value) in new.into_iter().flatten() {
             let Some(at) = at.field(name)? else { continue };
-            let mut below = Fields::new();
             let ty = shape.child(name);
-            let is_member = match old.and_then(|old| old.get(name)) {
-                Some(old) => self.differing(ty, old, value, at, &mut below)?,
-                None => {
-                    self.below_new(ty, value, at, &mut below)?;
-                    true
+            let record = match old.and_then(|old| old.get(name)) {
+                None => self.all_new(ty, value, at)?,
+                Some(old) => {
+                    let mut below = Fields::new();
+                    let is_member = self.differing(ty, old, value, at, &mut below)?;
+                    if !is_member && below.is_empty() {
+                        continue;
+                    }
+                    // leaves have nothing below them
+                    tree(below)
                 }
             };
-            if is_member {
-                into.push((field_key(name), member(below)));
-            } else if !below.is_empty() {
-                into.push((field_key(name), tree(below)));
-            }
+            into.push((field_key(name), record));
         }
         Ok(())
     }
 
-    /// Fills in what is below a value that only the new object has.
-    fn below_new(self, ty: Type, value: &Value, at: At<'_>, below: &mut Fields) -> Result<(), Unusual> {
+    /// The record of a value that only the new object has.
+    fn all_new(self, ty: Type, value: &Value, at: At<'_>) -> Result<Value, Unusual> {
         let shape = self.shape(ty, value);
         if shape.is_leaf() {
-            return Ok(());
+            return Ok(Value::Object(Map::new()));
         }
+        let mut below;
         match shape {
-            Shape::Leaf(_) => Ok(()),
-            Shape::Map(map) => self.fields(&map, None, entries(value), at, below),
-            Shape::List { item, identity } => {
-                self.items_of(item, identity, items(value).unwrap_or_default(), at, below)
+            Shape::Map(map) => {
+                let Some(entries) = entries(value) else { return Ok(Value::Object(Map::new())) };
+                below = Fields::with_capacity(entries.len() + 1);
+                below.push(member());
+                self.fields(&map, None, Some(entries), at, &mut below)?;
             }
+            Shape::List { item, identity } => {
+                let Some(items) = items(value) else { return Ok(Value::Object(Map::new())) };
+                below = Fields::with_capacity(items.len() + 1);
+                below.push(member());
+                self.items_of(item, identity, items, at, &mut below)?;
+            }
+            Shape::Leaf(_) => return Ok(Value::Object(Map::new())),
         }
+        if below.len() == 1 {
+            below.clear();
+        }
+        Ok(tree(below))
     }
 
     fn items_of(
@@ -180,10 +190,7 @@ impl Typed<'_> {
     ) -> Result<(), Unusual> {
         let at = at.item()?;
         for value in values {
-            let key = self.item_key(item, identity, value)?;
-            let mut below = Fields::new();
-            self.below_new(item, value, at, &mut below)?;
-            into.push((key, member(below)));
+            into.push((self.item_key(item, identity, value)?, self.all_new(item, value, at)?));
         }
         into.sort_by(|(a, _), (b, _)| a.cmp(b));
         // items that occur twice are members with nothing below them
@@ -203,7 +210,9 @@ impl Typed<'_> {
             (Identity::Keys(names), Value::Object(map)) => {
                 let mut fields: Vec<(&str, &Value)> = names
                     .iter()
-                    .filter_map(|name| Some((&**name, map.get(name).or_else(|| self.default_of(item, name))?)))
+                    .filter_map(|name| {
+                        Some((&**name, map.get(name).or_else(|| self.default_of(item, name))?))
+                    })
                     .collect();
                 if fields.is_empty() {
                     return Err(Unusual);
@@ -230,10 +239,17 @@ impl Typed<'_> {
 }
 
 fn field_key(name: &str) -> Key {
-    let mut key = String::with_capacity(2 + name.len());
-    key.push_str("f:");
-    key.push_str(name);
-    key.into()
+    // names are short, and their keys are most often known already
+    const SHORT: usize = 62;
+    let mut key = [0; SHORT + 2];
+    match key.get_mut(..name.len() + 2) {
+        Some(key) => {
+            key[..2].copy_from_slice(b"f:");
+            key[2..].copy_from_slice(name.as_bytes());
+            std::str::from_utf8(key).map_or_else(|_| format!("f:{name}").into(), Key::from)
+        }
+        None => format!("f:{name}").into(),
+    }
 }
 
 /// Appends a value that has one JSON form only.

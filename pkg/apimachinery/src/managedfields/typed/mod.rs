@@ -13,14 +13,13 @@ mod remove;
 mod tests;
 mod validate;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub(super) use compare::Diff;
 pub(super) use created::{Unowned, Unusual};
 
 use super::fieldpath::PathElement;
-use crate::schema::{Field, ListTopology, MapType, NodeId, NodeKind, Scalar, Schema};
+use crate::schema::{Fields, ListTopology, MapType, NodeId, NodeKind, Scalar, Schema};
 use crate::{Map, Value};
 
 /// Deepest path that has an owner of its own; what is below belongs with it. Managed fields nest as deep as the object
@@ -75,7 +74,7 @@ enum Shape<'s> {
 #[derive(Debug, Clone, Copy)]
 struct MapShape<'s> {
     /// Declared fields.
-    fields: Option<&'s BTreeMap<Box<str>, Field>>,
+    fields: Option<&'s Fields>,
     /// Type of all others; `None`: there must be none.
     rest: Option<Type>,
     /// The map is one field.

@@ -26,7 +26,7 @@ pub(super) fn validate(context: &WriteContext<'_>, new: &Value, old: &Value) -> 
     }
 }
 
-fn spec(new: &At<'_>, old: &At<'_>) -> Errors {
+fn spec<'a>(new: &At<'a>, old: &At<'a>) -> Errors {
     let (new, old) = (new.get("spec"), old.get("spec"));
     let mut errors = Vec::new();
     for list in ["containers", "initContainers"] {
@@ -135,7 +135,7 @@ fn removed_gates(errors: &mut Errors, new: &At<'_>, old: &At<'_>) {
 }
 
 /// A pod that is held back may be bound to fewer nodes.
-fn narrower_selector(new: &At<'_>, old: &At<'_>) -> bool {
+fn narrower_selector<'a>(new: &At<'a>, old: &At<'a>) -> bool {
     old.entries().all(|(key, value)| new.key(key).value() == value.value())
 }
 

@@ -57,8 +57,8 @@ fn of_container(warnings: &mut Vec<String>, container: &At<'_>) {
     for variable in container.get("env").items() {
         let name = variable.get("name").text();
         // a variable that refers to its former value is meant
-        let refers = variable.get("value").text().contains(&format!("$({name})"));
-        if !defined.insert(name) && !refers {
+        let refers = || variable.get("value").text().contains(&format!("$({name})"));
+        if !defined.insert(name) && !refers() {
             let path = variable.path();
             warnings.push(format!(
                 "{path}: hides previous definition of {name:?}, which may be dropped when using apply"

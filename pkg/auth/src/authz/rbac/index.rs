@@ -65,7 +65,7 @@ pub(super) struct Binding {
 
 impl Binding {
     fn new(object: &CachedObject) -> Option<Self> {
-        let parsed: BindingObject = serde_json::from_slice(&object.json).ok()?;
+        let parsed: BindingObject = serde_json::from_slice(&object.json()).ok()?;
         let namespace = object.namespace.to_string();
         let subjects = parsed
             .subjects
@@ -176,7 +176,7 @@ impl Index {
         let generations = generations(objects);
         let list = |name: &str| objects.list(&resource(name), None);
         let rules = |o: &CachedObject| {
-            serde_json::from_slice::<RoleObject>(&o.json).ok().map(|role| role.rules.unwrap_or_default())
+            serde_json::from_slice::<RoleObject>(&o.json()).ok().map(|role| role.rules.unwrap_or_default())
         };
         let cluster_roles = parse(list(RESOURCES[0]), &self.cluster_roles, rules);
         let roles = parse(list(RESOURCES[1]), &self.roles, rules);

@@ -1,0 +1,132 @@
+//! What is kept of an object besides its JSON: other encodings and its tree, while somebody uses them and the budget of
+//! the cache allows.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use apimachinery::Value;
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+/// The number of the tree among the encodings.
+const TREE: u32 = u32::MAX;
+
+/// Bytes that may be kept in encodings, over a whole cache.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    used: AtomicUsize,
+    limit: AtomicUsize,
+}
+
+impl Budget {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { used: AtomicUsize::new(0), limit: AtomicUsize::new(limit) }
+    }
+
+    /// Allows so many bytes from now on; what is kept stays.
+    pub(crate) fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
+    }
+
+    pub(crate) fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn take(&self, bytes: usize) -> bool {
+        let limit = self.limit.load(Ordering::Relaxed);
+        self.used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+                Some(used + bytes).filter(|sum| *sum <= limit)
+            })
+            .is_ok()
+    }
+
+    pub(crate) fn give(&self, bytes: usize) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Encoded forms by number; most objects have none.
+#[derive(Debug, Default)]
+pub(crate) struct Slots(Mutex<Vec<Slot>>);
+
+#[derive(Debug)]
+struct Slot {
+    id: u32,
+    used: bool,
+    form: Form,
+    /// What it counts for in the budget.
+    bytes: usize,
+}
+
+/// A form of an object.
+#[derive(Debug, Clone)]
+pub(crate) enum Form {
+    /// An encoding.
+    Bytes(Bytes),
+    /// The decoded tree.
+    Tree(Value),
+}
+
+impl Slots {
+    /// The encoding of a number.
+    pub(crate) fn get(&self, id: u32) -> Option<Bytes> {
+        match self.form(id)? {
+            Form::Bytes(bytes) => Some(bytes),
+            Form::Tree(_) => None,
+        }
+    }
+
+    /// The tree.
+    pub(crate) fn tree(&self) -> Option<Value> {
+        match self.form(TREE)? {
+            Form::Tree(tree) => Some(tree),
+            Form::Bytes(_) => None,
+        }
+    }
+
+    fn form(&self, id: u32) -> Option<Form> {
+        let mut slots = self.0.lock();
+        let slot = slots.iter_mut().find(|s| s.id == id)?;
+        slot.used = true;
+        Some(slot.form.clone())
+    }
+
+    /// `false` when another was faster.
+    pub(crate) fn put(&self, id: u32, bytes: &Bytes) -> bool {
+        self.put_form(id, Form::Bytes(bytes.clone()), bytes.len())
+    }
+
+    /// As [`Slots::put`], for a tree that counts for so many bytes.
+    pub(crate) fn put_tree(&self, tree: Value, bytes: usize) -> bool {
+        self.put_form(TREE, Form::Tree(tree), bytes)
+    }
+
+    fn put_form(&self, id: u32, form: Form, bytes: usize) -> bool {
+        let mut slots = self.0.lock();
+        let new = slots.iter().all(|s| s.id != id);
+        if new {
+            slots.push(Slot { id, used: true, form, bytes });
+        }
+        new
+    }
+
+    /// Drops what was not used since the last sweep; answers how many bytes.
+    pub(crate) fn sweep(&self) -> usize {
+        let mut slots = self.0.lock();
+        let mut dropped = 0;
+        slots.retain_mut(|slot| {
+            let keep = std::mem::take(&mut slot.used);
+            dropped += if keep { 0 } else { slot.bytes };
+            keep
+        });
+        if slots.is_empty() {
+            *slots = Vec::new();
+        }
+        dropped
+    }
+
+    /// Drops everything; answers how many bytes.
+    pub(crate) fn clear(&self) -> usize {
+        std::mem::take(&mut *self.0.lock()).iter().map(|slot| slot.bytes).sum()
+    }
+}
