@@ -83,7 +83,10 @@ pub struct Parsed {
 
 /// Reads one JSON document. Bytes that are not UTF-8 become U+FFFD, as in Go.
 pub fn parse(bytes: &[u8]) -> Result<Parsed, SyntaxError> {
-    parse_str(&String::from_utf8_lossy(bytes))
+    match std::str::from_utf8(bytes) {
+        Ok(text) => parse_str(text),
+        Err(_) => parse_str(&String::from_utf8_lossy(bytes)),
+    }
 }
 
 /// Reads one JSON document.
