@@ -97,6 +97,35 @@ pub fn parse_str(text: &str) -> Result<Parsed, SyntaxError> {
     Ok(Parsed { value, has_duplicates: reader.has_duplicates })
 }
 
+/// Reads an API object, but for what its managers own, which is most of many objects and seldom looked at: `fieldsV1` in
+/// `metadata.managedFields` is given as its JSON text, which is where [`crate::protobuf`] takes it from.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_with_owners_as_text(bytes: &[u8]) -> Result<Value, SyntaxError> {
+    let lossy;
+    let text = match std::str::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(_) => {
+            lossy = String::from_utf8_lossy(bytes);
+            &lossy
+        }
+    };
+    let mut reader = Reader::new(text);
+    if reader.peek() != Some(b'{') {
+        return parse_str(text).map(|parsed| parsed.value);
+    }
+    let value = reader.object_of(|reader, key| match (key, reader.peek()) {
+        ("metadata", Some(b'{')) => reader.object_of(|reader, key| match (key, reader.peek()) {
+            ("managedFields", Some(b'[')) => reader.array_of(Reader::manager),
+            _ => reader.value(),
+        }),
+        _ => reader.value(),
+    })?;
+    reader.finish()?;
+    Ok(value)
+}
+
 /// A position in a JSON text. The steps are public to the crate for walkers that build no tree.
 pub(crate) struct Reader<'a> {
     text: &'a str,
@@ -216,10 +245,18 @@ impl<'a> Reader<'a> {
     }
 
     fn object(&mut self) -> Result<Value, SyntaxError> {
+        self.object_of(|reader, _| reader.value())
+    }
+
+    /// An object whose values `read` reads, which is told their keys.
+    fn object_of(
+        &mut self,
+        mut read: impl FnMut(&mut Self, &str) -> Result<Value, SyntaxError>,
+    ) -> Result<Value, SyntaxError> {
         self.enter()?;
         let start = self.members.len();
         while let Some(key) = self.next_key(self.members.len() == start)? {
-            let value = self.value()?;
+            let value = read(self, &key)?;
             self.members.push((key.into(), value));
         }
         let (map, repeated) = Map::from_members(self.members.drain(start..).collect());
@@ -228,13 +265,36 @@ impl<'a> Reader<'a> {
     }
 
     fn array(&mut self) -> Result<Value, SyntaxError> {
+        self.array_of(Self::value)
+    }
+
+    /// An array whose items `read` reads.
+    fn array_of(
+        &mut self,
+        mut read: impl FnMut(&mut Self) -> Result<Value, SyntaxError>,
+    ) -> Result<Value, SyntaxError> {
         self.enter()?;
         let start = self.items.len();
         while self.next_item(self.items.len() == start)? {
-            let item = self.value()?;
+            let item = read(self)?;
             self.items.push(item);
         }
         Ok(Value::Array(self.items.drain(start..).collect::<Vec<_>>().into()))
+    }
+
+    /// An entry of managed fields, what is owned as text.
+    fn manager(&mut self) -> Result<Value, SyntaxError> {
+        if self.peek() != Some(b'{') {
+            return self.value();
+        }
+        self.object_of(|reader, key| match (key, reader.peek()) {
+            ("fieldsV1", Some(b'{')) => {
+                let start = reader.position;
+                reader.skip()?;
+                Ok(Value::String(reader.text[start..reader.position].to_owned()))
+            }
+            _ => reader.value(),
+        })
     }
 
     /// Steps over a value of any kind.
@@ -408,6 +468,29 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn owned_fields_are_read_as_text_and_nothing_else_is() {
+        let object = json!({
+            "data": {"metadata": {"managedFields": [{"fieldsV1": {"f:a": {}}}]}},
+            "metadata": {"managedFields": [{"fieldsV1": {"f:a": {}}, "manager": "m"}, {"fieldsV1": null}, 1], "name": "n"},
+        });
+        let mut expected = object.clone();
+        expected["metadata"]["managedFields"][0]["fieldsV1"] = json!(r#"{"f:a":{}}"#);
+        assert_eq!(parse_with_owners_as_text(object.to_string().as_bytes()).unwrap(), expected);
+        for other in
+            ["[1]", "null", r#"{"metadata":{"managedFields":{"fieldsV1":{}}}}"#, r#"{"metadata":[]}"#]
+        {
+            assert_eq!(parse_with_owners_as_text(other.as_bytes()).unwrap(), parse_str(other).unwrap().value);
+        }
+        for broken in [r#"{"metadata":{"managedFields":[{"fieldsV1":{"a"}}]}}"#, "{}x", "", "{"] {
+            assert_eq!(
+                parse_with_owners_as_text(broken.as_bytes()).unwrap_err(),
+                parse_str(broken).unwrap_err(),
+                "{broken}"
+            );
+        }
+    }
 
     #[test]
     fn reads_what_serde_json_reads() {

@@ -7,6 +7,7 @@ use apimachinery::default::{apply_defaults, normalise};
 use apimachinery::descriptor::{ResourceDescriptor, ServedVersion};
 use apimachinery::json;
 use apimachinery::managedfields::{NoOtherVersions, ResetFields, Write, on_apply, on_update};
+use apimachinery::meta::GroupVersionKind;
 use apimachinery::patch::{Patch, PatchType};
 use apimachinery::status::Status;
 use apis::{ServedVersions, resources};
@@ -349,4 +350,20 @@ fn every_kind_owns_itself_and_applies_to_itself() {
             assert_eq!(again, applied, "{gvk}");
         }
     }
+}
+
+/// What managers own may come to the encoder as text.
+#[test]
+fn owned_fields_are_encoded_from_their_text() {
+    let catalog = apis::catalog();
+    let pod = catalog.kind(&GroupVersionKind::new("", "v1", "Pod")).expect("a kind").node;
+    let object = json!({"metadata": {"name": "p", "managedFields": [
+        {"manager": "m", "operation": "Update", "fieldsType": "FieldsV1", "fieldsV1": {"f:spec": {"f:a": {}, ".": {}}}},
+    ]}, "spec": {"nodeName": "n"}});
+    let text = object.to_string();
+    let as_text = apimachinery::json::parse_with_owners_as_text(text.as_bytes()).expect("an object");
+    assert_ne!(as_text, object);
+    let encode =
+        |object: &Value| apimachinery::protobuf::encode(catalog.schema(), pod, object).expect("a message");
+    assert_eq!(encode(&as_text), encode(&object));
 }

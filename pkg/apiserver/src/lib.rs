@@ -17,6 +17,7 @@ mod core;
 mod digest;
 mod discovery;
 mod filters;
+mod gzip;
 mod handlers;
 mod metrics;
 mod negotiate;

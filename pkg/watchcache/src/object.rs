@@ -369,11 +369,21 @@ impl StoredObject {
 
     /// The decoded tree with its resourceVersion.
     pub fn to_value(&self) -> Result<Value, DecodeError> {
-        let mut tree = parse(&self.body.json)?;
+        parse(&self.body.json).map(|tree| self.versioned(tree))
+    }
+
+    /// [`StoredObject::to_value`] for who encodes it as protobuf: what managers own comes as text, see
+    /// [`apimachinery::json::parse_with_owners_as_text`].
+    pub fn to_encode(&self) -> Result<Value, DecodeError> {
+        let tree = apimachinery::json::parse_with_owners_as_text(&self.body.json);
+        Ok(self.versioned(tree.map_err(|e| DecodeError(e.to_string()))?))
+    }
+
+    fn versioned(&self, mut tree: Value) -> Value {
         if let Some(metadata) = apimachinery::meta::metadata_mut(&mut tree) {
             metadata.insert("resourceVersion".into(), Value::from(self.revision.to_string()));
         }
-        Ok(tree)
+        tree
     }
 
     /// [`StoredObject::to_value`], kept while it is used and the cache's budget allows: for objects that many writes look

@@ -54,6 +54,15 @@ impl Answer {
         String::from_utf8_lossy(&self.bytes).into_owned()
     }
 
+    /// The body, which came compressed.
+    pub fn unpacked(&self) -> Vec<u8> {
+        use std::io::Read as _;
+        assert_eq!(self.header("content-encoding"), "gzip");
+        let mut out = Vec::new();
+        flate2::read::GzDecoder::new(&self.bytes[..]).read_to_end(&mut out).expect("gzip");
+        out
+    }
+
     /// A header's text, empty without it.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or("")

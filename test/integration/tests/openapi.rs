@@ -10,15 +10,6 @@ async fn get(cluster: &Cluster, path: &str, headers: &[(&str, &str)]) -> Answer 
     cluster.call_with("GET", path, "", headers).await.expect("answered")
 }
 
-/// The document of an answer, unpacked.
-fn unpacked(answer: &Answer) -> Vec<u8> {
-    use std::io::Read as _;
-    assert_eq!(answer.header("content-encoding"), "gzip");
-    let mut out = Vec::new();
-    flate2::read::GzDecoder::new(&answer.bytes[..]).read_to_end(&mut out).expect("gzip");
-    out
-}
-
 /// The fields of a protobuf message that hold bytes, by number.
 fn fields(mut message: &[u8]) -> Vec<(u64, &[u8])> {
     fn varint(bytes: &mut &[u8]) -> u64 {
@@ -101,7 +92,7 @@ async fn every_document_of_version_3_is_whole_and_cached_by_its_hash() -> anyhow
             "application/com.github.proto-openapi.spec.v3.v1.0+protobuf"
         );
         assert_ne!(protobuf.header("etag"), answer.header("etag"));
-        let message = unpacked(&protobuf);
+        let message = protobuf.unpacked();
         assert_eq!(names(part(&message, 4), 1), keys(&document["paths"]), "{name}");
         let schemas = part(part(&message, 5), 1);
         assert_eq!(names(schemas, 1), keys(&document["components"]["schemas"]), "{name}");
@@ -122,12 +113,12 @@ async fn version_2_says_the_same_in_both_encodings() -> anyhow::Result<()> {
     let pod = &document["paths"]["/api/v1/namespaces/{namespace}/pods/{name}"]["get"];
     assert_eq!(pod["operationId"], "readCoreV1NamespacedPod");
     let compressed = get(&cluster, "/openapi/v2", &[("accept-encoding", "gzip")]).await;
-    assert_eq!(unpacked(&compressed), json.bytes);
+    assert_eq!(compressed.unpacked(), json.bytes);
     assert_eq!(compressed.header("etag"), json.header("etag"));
 
     let protobuf = get(&cluster, "/openapi/v2", &[("accept", V2), ("accept-encoding", "gzip")]).await;
     assert_eq!(protobuf.header("content-type"), "application/com.github.proto-openapi.spec.v2.v1.0+protobuf");
-    let message = unpacked(&protobuf);
+    let message = protobuf.unpacked();
     assert_eq!(names(part(&message, 8), 2), keys(&document["paths"]));
     assert_eq!(names(part(&message, 9), 1), keys(&document["definitions"]));
     let tag = protobuf.header("etag");

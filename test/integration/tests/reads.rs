@@ -48,6 +48,49 @@ async fn pages_are_snapshots() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn large_lists_are_compressed_and_say_the_same() -> anyhow::Result<()> {
+    const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+    const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io";
+    let cluster = filled(40).await?;
+    let patch = json!({"data": {"text": "\u{e9}\u{1d11e}<&> ".repeat(2000)}});
+    for i in 0..40 {
+        let headers = [("content-type", "application/merge-patch+json")];
+        let text = patch.to_string();
+        assert_eq!(cluster.call_with("PATCH", &format!("{CM}/c{i:03}"), &text, &headers).await?.code, 200);
+    }
+    for (accept, query) in [
+        ("application/json", ""),
+        ("application/json", "?limit=35"),
+        ("application/json", "?resourceVersion=0&labelSelector=n!%3D0"),
+        (PROTOBUF, ""),
+        (PROTOBUF, "?limit=35"),
+        ("application/yaml", ""),
+        (TABLE, ""),
+    ] {
+        let path = format!("{CM}{query}");
+        let plain = cluster.call_with("GET", &path, "", &[("accept", accept)]).await?;
+        assert_eq!((plain.code, plain.header("content-encoding")), (200, ""), "{accept} {query}");
+        // made, and then kept
+        for _ in 0..2 {
+            let headers = [("accept", accept), ("accept-encoding", "gzip")];
+            let packed = cluster.call_with("GET", &path, "", &headers).await?;
+            assert_eq!(packed.code, 200);
+            if accept == TABLE {
+                // which is small
+                assert_eq!(packed.bytes, plain.bytes);
+                continue;
+            }
+            assert!(packed.unpacked() == plain.bytes, "{accept} {query}");
+            assert!(packed.bytes.len() * 10 < plain.bytes.len(), "{accept} {query}");
+            assert_eq!(packed.header("content-type"), plain.header("content-type"));
+            assert_eq!(packed.header("vary"), "Accept-Encoding");
+        }
+    }
+    cluster.stop().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn selectors() -> anyhow::Result<()> {
     let cluster = filled(5).await?;
     let cases = [

@@ -7,7 +7,10 @@ use super::wire::BackWriter;
 use super::{MAX_DEPTH, ProtoError};
 use crate::coerce::BASE64;
 use crate::schema::{NodeId, NodeKind, ProtoForm, Scalar, Schema};
-use crate::{Map, Value, gotime};
+use crate::{Map, Value, gotime, text};
+
+/// The type of what a manager owns, which may come as its JSON text too.
+const FIELDS_V1: &str = ".FieldsV1";
 
 /// Bytes set aside at first; the buffer doubles from there.
 const FIRST_BUFFER: usize = 4096;
@@ -113,7 +116,15 @@ impl Writer<'_> {
             }
             (NodeKind::Raw, _) => {
                 let end = self.out.len();
-                self.out.text(1, &value.to_string());
+                match value {
+                    // see json::parse_with_owners_as_text
+                    Value::String(text) if node.name.ends_with(FIELDS_V1) => self.out.text(1, text),
+                    value => {
+                        let mut json = String::new();
+                        text::value(value, &mut json);
+                        self.out.text(1, &json);
+                    }
+                }
                 self.out.close(number, end);
                 Ok(())
             }

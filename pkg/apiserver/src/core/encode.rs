@@ -11,6 +11,7 @@ use watchcache::{RepresentationId, StoredObject};
 
 use super::Target;
 use crate::codec;
+use crate::gzip::Pieces;
 
 /// What is kept beside the stored JSON, within one version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +19,8 @@ enum Kept {
     Json = 0,
     Message = 1,
     PartialMessage = 2,
+    CompressedItem = 3,
+    CompressedMessage = 4,
 }
 
 /// Numbers of representations below this are one version's.
@@ -97,13 +100,16 @@ impl Encoder<'_> {
 
     /// The object as a tree in this version.
     pub(crate) fn value(&self, object: &StoredObject) -> Result<Value, Status> {
-        let mut value = super::values::tree(self.target, object)?;
+        super::values::tree(self.target, object).map(|value| self.stamped(value))
+    }
+
+    fn stamped(&self, mut value: Value) -> Value {
         if let Some(map) = value.as_object_mut() {
             let gvk = self.target.gvk();
             map.insert("apiVersion".into(), gvk.group_version().to_string().into());
             map.insert("kind".into(), gvk.kind.into());
         }
-        Ok(value)
+        value
     }
 
     /// Whether the kind has a protobuf form.
@@ -114,10 +120,40 @@ impl Encoder<'_> {
 
     /// The object's protobuf message, without envelope.
     pub(crate) fn message(&self, object: &StoredObject) -> Result<Bytes, Status> {
-        object.representation(self.id(Kept::Message), |object| {
-            let served = self.target.served();
-            let value = self.value(object)?;
-            protobuf::encode(&served.schema, served.root, &value).map(Bytes::from).map_err(undecodable)
+        object.representation(self.id(Kept::Message), |object| self.make_message(object).map(Bytes::from))
+    }
+
+    fn make_message(&self, object: &StoredObject) -> Result<Vec<u8>, Status> {
+        let served = self.target.served();
+        let mut value = object.to_encode().map_err(undecodable)?;
+        served.from_storage(&mut value);
+        protobuf::encode(&served.schema, served.root, &self.stamped(value)).map_err(undecodable)
+    }
+
+    /// [`Encoder::write_item`] after a comma, compressed.
+    pub(crate) fn compressed_item(
+        &self,
+        object: &StoredObject,
+        pieces: &mut Pieces,
+    ) -> Result<Bytes, Status> {
+        object.representation(self.id(Kept::CompressedItem), |object| {
+            let mut item = vec![b','];
+            self.write_item(object, &mut item)?;
+            pieces.make(&item).map_err(undecodable)
+        })
+    }
+
+    /// The object's message as an item of a list's, compressed.
+    pub(crate) fn compressed_message(
+        &self,
+        object: &StoredObject,
+        pieces: &mut Pieces,
+    ) -> Result<Bytes, Status> {
+        object.representation(self.id(Kept::CompressedMessage), |object| {
+            let message = self.make_message(object)?;
+            let mut item = protobuf::list_item_prefix(message.len());
+            item.extend_from_slice(&message);
+            pieces.make(&item).map_err(undecodable)
         })
     }
 

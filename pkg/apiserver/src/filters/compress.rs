@@ -13,7 +13,7 @@ use http_body::{Body as _, Frame};
 use http_body_util::BodyExt;
 
 /// Answers below this size are sent as they are.
-const MIN_BYTES: u64 = 128 * 1024;
+pub(crate) const MIN_COMPRESSED_BYTES: u64 = 128 * 1024;
 
 /// Whether the client takes gzip.
 pub(crate) fn accepts_gzip(headers: &HeaderMap) -> bool {
@@ -30,16 +30,21 @@ pub(super) fn compress(response: Response, wanted: bool) -> Response {
     let eligible = wanted
         && response.status().is_success()
         && !response.headers().contains_key(header::CONTENT_ENCODING)
-        && response.body().size_hint().exact().is_none_or(|size| size >= MIN_BYTES);
+        && response.body().size_hint().exact().is_none_or(|size| size >= MIN_COMPRESSED_BYTES);
     if !eligible {
         return response;
     }
     let (mut parts, body) = response.into_parts();
-    parts.headers.remove(header::CONTENT_LENGTH);
-    parts.headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-    parts.headers.append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+    mark_compressed(&mut parts.headers);
     let encoder = GzEncoder::new(Vec::new(), Compression::fast());
     Response::from_parts(parts, Gzip { body, encoder: Some(encoder) }.boxed_unsync())
+}
+
+/// The headers of a compressed body.
+pub(crate) fn mark_compressed(headers: &mut HeaderMap) {
+    headers.remove(header::CONTENT_LENGTH);
+    headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    headers.append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
 }
 
 /// A body that compresses what passes.

@@ -10,7 +10,7 @@ mod ending;
 mod impersonate;
 mod inflight;
 
-pub(crate) use compress::accepts_gzip;
+pub(crate) use compress::{MIN_COMPRESSED_BYTES, accepts_gzip, mark_compressed};
 pub(crate) use ending::Ending;
 pub use ending::NewRequests;
 pub(crate) use inflight::InFlight;

@@ -1,5 +1,7 @@
 //! GET of a collection: a header, and the objects' bytes written out in order as the client reads.
 
+mod compressed;
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -8,6 +10,7 @@ use std::time::{Duration, Instant};
 use apimachinery::Value;
 use apimachinery::json;
 use apimachinery::protobuf;
+use apimachinery::schema::{NodeId, Schema};
 use apimachinery::status::{Reason, Status};
 use bytes::Bytes;
 use component::http::{BoxError, Response};
@@ -143,6 +146,12 @@ async fn write(
         first: true,
         done: false,
     };
+    let kind = &(kind.clone(), api_version.clone());
+    let body = match compressed::respond(exchange, body, kind, media).await? {
+        Ok(response) => return Ok(response),
+        Err(body) => body,
+    };
+    let (kind, api_version) = kind;
     if media.format == Format::Json && !media.pretty {
         return stream(body);
     }
@@ -164,20 +173,12 @@ async fn messages(
     api_version: &str,
 ) -> Result<Option<Response>, Status> {
     let encoder = Encoder::new(&body.target);
-    let served = exchange.target.served();
-    let list = match &body.shown {
-        Items::Rows(..) => None,
-        Items::Partial(_) => Some(meta_type("PartialObjectMetadataList")?),
-        Items::Objects if !encoder.has_message() => None,
-        Items::Objects => {
-            let item = &served.schema.node(served.root).name;
-            let package = item.rsplit_once('.').map_or("", |(package, _)| package);
-            let catalog = apis::catalog();
-            catalog.definition(&format!("{package}.{kind}")).map(|d| (&**catalog.schema(), d.node))
-        }
-    };
-    let Some((schema, root)) = list else { return Ok(None) };
-    let items = encode(exchange, body, &encoder).await?;
+    let Some((schema, root)) = list_type(exchange, body, &encoder, kind)? else { return Ok(None) };
+    let items = encode(exchange, body, |object| match body.shown {
+        Items::Partial(_) => encoder.partial_message(object),
+        _ => encoder.message(object),
+    })
+    .await?;
     let items_len: usize =
         items.iter().map(|item| protobuf::list_item_prefix(item.len()).len() + item.len()).sum();
     let head = protobuf::list_prefix(schema, root, api_version, kind, &body.metadata, items_len)
@@ -195,8 +196,33 @@ async fn messages(
     Ok(Some(response))
 }
 
-/// The messages of a list's items.
-async fn encode(exchange: &Exchange, body: &ListBody, encoder: &Encoder<'_>) -> Result<Vec<Bytes>, Status> {
+/// The type of a list's message, `None` where it has none.
+fn list_type(
+    exchange: &Exchange,
+    body: &ListBody,
+    encoder: &Encoder<'_>,
+    kind: &str,
+) -> Result<Option<(&'static Schema, NodeId)>, Status> {
+    Ok(match &body.shown {
+        Items::Rows(..) => None,
+        Items::Partial(_) => Some(meta_type("PartialObjectMetadataList")?),
+        Items::Objects if !encoder.has_message() => None,
+        Items::Objects => {
+            let served = exchange.target.served();
+            let item = &served.schema.node(served.root).name;
+            let package = item.rsplit_once('.').map_or("", |(package, _)| package);
+            let catalog = apis::catalog();
+            catalog.definition(&format!("{package}.{kind}")).map(|d| (&**catalog.schema(), d.node))
+        }
+    })
+}
+
+/// What `make` makes of a list's items.
+async fn encode(
+    exchange: &Exchange,
+    body: &ListBody,
+    mut make: impl FnMut(&StoredObject) -> Result<Bytes, Status>,
+) -> Result<Vec<Bytes>, Status> {
     let objects = body.items.as_slice();
     let core = exchange.core();
     let cached = core.caches.of(&core.resources.snapshot(), &exchange.target.descriptor);
@@ -205,10 +231,7 @@ async fn encode(exchange: &Exchange, body: &ListBody, encoder: &Encoder<'_>) -> 
     let mut began = Instant::now();
     for some in objects.chunks(MANY) {
         for object in some {
-            items.push(match &body.shown {
-                Items::Partial(_) => encoder.partial_message(object)?,
-                _ => encoder.message(object)?,
-            });
+            items.push(make(object)?);
         }
         if began.elapsed() >= LONG {
             tokio::task::yield_now().await;
