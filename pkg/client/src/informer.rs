@@ -25,7 +25,7 @@ use tokio_util::task::TaskTracker;
 use crate::reflector::Reflector;
 use crate::rest::ResourceId;
 use crate::store::{Decoded, Event, Store, StoreCore, typed_event, typed_ref};
-use crate::wire::Decode;
+use crate::wire::{self, Decode};
 
 const METADATA_LIST: &str =
     "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json";
@@ -87,7 +87,7 @@ struct MetadataOnly {
 }
 
 fn decode_metadata(json: &[u8]) -> Result<Decoded, serde_json::Error> {
-    let MetadataOnly { metadata } = serde_json::from_slice(json)?;
+    let MetadataOnly { metadata } = wire::decoded(json)?;
     Ok(Decoded {
         namespace: metadata.namespace.clone(),
         name: metadata.name.clone(),
@@ -100,7 +100,7 @@ fn decode_metadata(json: &[u8]) -> Result<Decoded, serde_json::Error> {
 fn decode_typed<K: kube::Resource + DeserializeOwned + Any + Send + Sync>(
     json: &[u8],
 ) -> Result<Decoded, serde_json::Error> {
-    let object: K = serde_json::from_slice(json)?;
+    let object: K = wire::decoded(json)?;
     let (namespace, name, uid, resource_version) = identity(object.meta());
     Ok(Decoded { object: Arc::new(object), namespace, name, uid, resource_version })
 }

@@ -308,7 +308,7 @@ impl Rest {
         let request = request.body(Body::from(body.unwrap_or_default())).map_err(kube::Error::HttpError)?;
         let response = checked(self.client.send(request).await?).await?;
         let bytes = response.into_body().collect_bytes().await?;
-        serde_json::from_slice(&bytes).map_err(kube::Error::SerdeError)
+        crate::wire::decoded(&bytes).map_err(kube::Error::SerdeError)
     }
 }
 

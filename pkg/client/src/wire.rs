@@ -2,6 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use crate::store::Decoded;
@@ -9,6 +10,16 @@ use crate::strip;
 
 /// Longest watch frame accepted. Larger than any object a server stores (etcd's limit is 1.5 MiB).
 pub(crate) const MAX_FRAME_BYTES: usize = 16 << 20;
+
+/// Decodes what a server sends, as deep as it is. Servers bound how deep objects are, and one object deeper than a parser
+/// likes must not keep an informer from all others.
+pub(crate) fn decoded<T: DeserializeOwned>(json: &[u8]) -> Result<T, serde_json::Error> {
+    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    deserializer.disable_recursion_limit();
+    let value = T::deserialize(&mut deserializer)?;
+    deserializer.end()?;
+    Ok(value)
+}
 
 /// Turns an object's JSON into a typed object; one function pointer per kind.
 pub(crate) type Decode = fn(&[u8]) -> Result<Decoded, serde_json::Error>;
@@ -136,7 +147,21 @@ impl Lines {
 
 #[cfg(test)]
 mod tests {
-    use super::Lines;
+    use super::{Lines, decoded};
+
+    #[test]
+    fn deep_objects_are_decoded() {
+        let deep = |levels: usize| {
+            format!(r#"{{"revision":1,"data":{{"a":{}1{}}}}}"#, "[".repeat(levels), "]".repeat(levels))
+        };
+        // in memory as the threads of our daemons have it
+        let thread = std::thread::Builder::new().stack_size(component::STACK_BYTES);
+        let decodes = thread.spawn(move || {
+            decoded::<k8s_openapi::api::apps::v1::ControllerRevision>(deep(497).as_bytes()).is_ok()
+                && decoded::<serde_json::Value>(b"{} {}").is_err()
+        });
+        assert!(decodes.expect("a thread").join().expect("no overflow"));
+    }
 
     #[test]
     fn lines_are_cut_wherever_the_chunks_end() {

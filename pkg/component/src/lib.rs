@@ -26,6 +26,10 @@ pub fn install_crypto() {
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
 }
 
+/// Memory set aside for the stack of each thread; what is not used is not there. Objects may be nested deeply, and so are
+/// the calls of who walks them.
+pub const STACK_BYTES: usize = 16 << 20;
+
 /// The asynchronous runtime of a daemon with this many threads; without a number it has one for each core. Few threads
 /// keep memory low, and every thread gives memory back when it rests.
 pub fn runtime(threads: Option<usize>) -> std::io::Result<tokio::runtime::Runtime> {
@@ -33,6 +37,7 @@ pub fn runtime(threads: Option<usize>) -> std::io::Result<tokio::runtime::Runtim
     if let Some(threads) = threads {
         builder.worker_threads(threads);
     }
+    builder.thread_stack_size(STACK_BYTES);
     builder.enable_all().on_thread_park(memory::rest).build()
 }
 
