@@ -7,9 +7,6 @@ use apimachinery::Value;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-/// The number of the tree among the encodings.
-const TREE: u32 = u32::MAX;
-
 /// Bytes that may be kept in encodings, over a whole cache.
 #[derive(Debug)]
 pub(crate) struct Budget {
@@ -63,8 +60,21 @@ struct Slot {
 pub(crate) enum Form {
     /// An encoding.
     Bytes(Bytes),
-    /// The decoded tree.
+    /// The decoded tree, or a part of it.
     Tree(Value),
+}
+
+/// About the bytes a tree takes.
+pub(crate) fn size_of(tree: &Value) -> usize {
+    /// A key and a value; vectors and counters besides.
+    const MEMBER: usize = 48;
+    MEMBER
+        + match tree {
+            Value::String(text) => text.len(),
+            Value::Array(items) => items.iter().map(size_of).sum(),
+            Value::Object(members) => members.values().map(size_of).sum(),
+            _ => 0,
+        }
 }
 
 impl Slots {
@@ -76,9 +86,9 @@ impl Slots {
         }
     }
 
-    /// The tree.
-    pub(crate) fn tree(&self) -> Option<Value> {
-        match self.form(TREE)? {
+    /// The tree of a number.
+    pub(crate) fn tree(&self, id: u32) -> Option<Value> {
+        match self.form(id)? {
             Form::Tree(tree) => Some(tree),
             Form::Bytes(_) => None,
         }
@@ -97,8 +107,8 @@ impl Slots {
     }
 
     /// As [`Slots::put`], for a tree that counts for so many bytes.
-    pub(crate) fn put_tree(&self, tree: Value, bytes: usize) -> bool {
-        self.put_form(TREE, Form::Tree(tree), bytes)
+    pub(crate) fn put_tree(&self, id: u32, tree: &Value, bytes: usize) -> bool {
+        self.put_form(id, Form::Tree(tree.clone()), bytes)
     }
 
     fn put_form(&self, id: u32, form: Form, bytes: usize) -> bool {

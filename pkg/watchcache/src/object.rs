@@ -11,7 +11,7 @@ use serde::Deserialize;
 use storage::objects::KeyLayout;
 use storage::{KeyValue, Revision};
 
-use crate::kept::{Budget, Slots};
+use crate::kept::{self, Budget, Slots};
 use crate::scan::{self, Splice, write_decimal};
 use crate::{extract, pruned};
 
@@ -389,17 +389,30 @@ impl StoredObject {
     /// [`StoredObject::to_value`], kept while it is used and the cache's budget allows: for objects that many writes look
     /// at, such as namespaces.
     pub fn tree(&self) -> Result<Value, DecodeError> {
-        /// Bytes of a tree for each of its JSON, about.
-        const TREE_BYTES: usize = 3;
-        if let Some(tree) = self.encoded.tree() {
+        /// The number of the whole tree; representations do not go so far.
+        const WHOLE: u32 = u32::MAX;
+        self.kept(WHOLE, Self::to_value)
+    }
+
+    fn kept(
+        &self,
+        id: u32,
+        make: impl FnOnce(&Self) -> Result<Value, DecodeError>,
+    ) -> Result<Value, DecodeError> {
+        if let Some(tree) = self.encoded.tree(id) {
             return Ok(tree);
         }
-        let tree = self.to_value()?;
-        let bytes = self.json_len() * TREE_BYTES;
-        if self.budget.take(bytes) && !self.encoded.put_tree(tree.clone(), bytes) {
+        let tree = make(self)?;
+        let bytes = kept::size_of(&tree);
+        if self.budget.take(bytes) && !self.encoded.put_tree(id, &tree, bytes) {
             self.budget.give(bytes);
         }
         Ok(tree)
+    }
+
+    /// A part of the decoded tree, without its resourceVersion, kept as [`StoredObject::representation`]s are.
+    pub fn kept_part(&self, id: RepresentationId, wanted: &Part) -> Result<Value, DecodeError> {
+        self.kept(id.0, |object| object.part(wanted))
     }
 
     /// A part of the decoded tree, without its resourceVersion.

@@ -21,6 +21,7 @@ enum Kept {
     PartialMessage = 2,
     CompressedItem = 3,
     CompressedMessage = 4,
+    TablePart = 5,
 }
 
 /// Numbers of representations below this are one version's.
@@ -155,6 +156,12 @@ impl Encoder<'_> {
             item.extend_from_slice(&message);
             pieces.make(&item).map_err(undecodable)
         })
+    }
+
+    /// What the cells of a Table's row are made of, in the stored version.
+    pub(crate) fn table_part(&self, object: &StoredObject) -> Result<Value, Status> {
+        let part = self.target.descriptor.strategy.table_part();
+        object.kept_part(self.id(Kept::TablePart), part).map_err(undecodable)
     }
 
     /// The message of the object's `PartialObjectMetadata`, which is the same in all its versions.

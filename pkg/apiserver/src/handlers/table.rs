@@ -58,7 +58,7 @@ impl Rows {
         out: &mut Vec<u8>,
     ) -> Result<(), Status> {
         let strategy = &self.target.descriptor.strategy;
-        let stored = object.part(strategy.table_part()).map_err(|e| Status::internal(e.to_string()))?;
+        let stored = encoder.table_part(object)?;
         out.extend_from_slice(br#"{"cells":"#);
         append(&strategy.table_row(&stored, self.now), out);
         match self.include {
