@@ -58,7 +58,7 @@ pub fn object(
 ) -> Result<Decoded, Status> {
     match format {
         Format::Json => {
-            let text = String::from_utf8_lossy(body);
+            let text = json::text_of(body);
             let parsed = json::parse_str(&text).map_err(|e| {
                 expected.unrecognized(body, &format!("couldn't get version/kind; json parse error: {e}"))
             })?;
@@ -85,7 +85,7 @@ pub fn object(
 pub fn untyped(body: &[u8], format: Format) -> Result<(Value, Vec<String>), Status> {
     match format {
         Format::Json => {
-            let text = String::from_utf8_lossy(body);
+            let text = json::text_of(body);
             let parsed = json::parse_str(&text).map_err(|e| Status::bad_request(e.to_string()))?;
             let duplicates =
                 if parsed.has_duplicates { strict::strict_errors(&text, None) } else { Vec::new() };

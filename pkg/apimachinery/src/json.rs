@@ -81,12 +81,15 @@ pub struct Parsed {
     pub has_duplicates: bool,
 }
 
+/// Bytes as text: what is not UTF-8 becomes U+FFFD, as in Go.
+pub fn text_of(bytes: &[u8]) -> Cow<'_, str> {
+    // nearly all is, which is found out much faster than where it is not
+    std::str::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed)
+}
+
 /// Reads one JSON document. Bytes that are not UTF-8 become U+FFFD, as in Go.
 pub fn parse(bytes: &[u8]) -> Result<Parsed, SyntaxError> {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => parse_str(text),
-        Err(_) => parse_str(&String::from_utf8_lossy(bytes)),
-    }
+    parse_str(&text_of(bytes))
 }
 
 /// Reads one JSON document.
@@ -103,17 +106,10 @@ pub fn parse_str(text: &str) -> Result<Parsed, SyntaxError> {
 /// # Errors
 /// As [`parse`].
 pub fn parse_with_owners_as_text(bytes: &[u8]) -> Result<Value, SyntaxError> {
-    let lossy;
-    let text = match std::str::from_utf8(bytes) {
-        Ok(text) => text,
-        Err(_) => {
-            lossy = String::from_utf8_lossy(bytes);
-            &lossy
-        }
-    };
-    let mut reader = Reader::new(text);
+    let text = text_of(bytes);
+    let mut reader = Reader::new(&text);
     if reader.peek() != Some(b'{') {
-        return parse_str(text).map(|parsed| parsed.value);
+        return parse_str(&text).map(|parsed| parsed.value);
     }
     let value = reader.object_of(|reader, key| match (key, reader.peek()) {
         ("metadata", Some(b'{')) => reader.object_of(|reader, key| match (key, reader.peek()) {

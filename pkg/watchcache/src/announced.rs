@@ -50,7 +50,10 @@ impl Announced {
     pub(crate) fn take(&self, key: &str, value: &Bytes) -> Option<Decoded> {
         let mut kept = self.0.lock();
         let at = kept.values.iter().position(|(known, decoded)| **known == *key && decoded.json == *value)?;
-        kept.remove(at)
+        let decoded = kept.remove(at)?;
+        // The writer's copy lies among what it needed for the write and has let go, and would keep that memory from being
+        // given back.
+        Some(Decoded { json: value.clone(), ..decoded })
     }
 
     /// Forgets everything.

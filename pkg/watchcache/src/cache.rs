@@ -41,7 +41,7 @@ pub struct WatchCacheConfig {
     pub codec: Arc<dyn Codec>,
     /// Limits of the ring of recent changes.
     pub ring: RingLimits,
-    /// Bytes of encodings kept beside the stored JSON, if three quarters of the JSON's size are not more.
+    /// Bytes of encodings kept beside the stored JSON, if the JSON's size is not more.
     pub representation_bytes: usize,
 }
 

@@ -40,6 +40,21 @@ impl Budget {
     pub(crate) fn give(&self, bytes: usize) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
     }
+
+    /// [`Budget::take`] for another form of an object, which may cost the object one it has: what clients ask for
+    /// changes, and what they asked for before must not keep them from what they ask for now.
+    pub(crate) fn take_for(&self, slots: &Slots, bytes: usize) -> bool {
+        if self.take(bytes) {
+            return true;
+        }
+        match slots.drop_oldest() {
+            0 => false,
+            dropped => {
+                self.give(dropped);
+                self.take(bytes)
+            }
+        }
+    }
 }
 
 /// Encoded forms by number; most objects have none.
@@ -96,9 +111,18 @@ impl Slots {
 
     fn form(&self, id: u32) -> Option<Form> {
         let mut slots = self.0.lock();
-        let slot = slots.iter_mut().find(|s| s.id == id)?;
+        let at = slots.iter().position(|s| s.id == id)?;
+        // what was used last comes last
+        slots[at..].rotate_left(1);
+        let slot = slots.last_mut()?;
         slot.used = true;
         Some(slot.form.clone())
+    }
+
+    /// Drops what has not been used for the longest time; answers how many bytes, 0 when there is nothing.
+    pub(crate) fn drop_oldest(&self) -> usize {
+        let mut slots = self.0.lock();
+        if slots.is_empty() { 0 } else { slots.remove(0).bytes }
     }
 
     /// `false` when another was faster.

@@ -404,7 +404,7 @@ impl StoredObject {
         }
         let tree = make(self)?;
         let bytes = kept::size_of(&tree);
-        if self.budget.take(bytes) && !self.encoded.put_tree(id, &tree, bytes) {
+        if self.budget.take_for(&self.encoded, bytes) && !self.encoded.put_tree(id, &tree, bytes) {
             self.budget.give(bytes);
         }
         Ok(tree)
@@ -431,7 +431,7 @@ impl StoredObject {
             return Ok(bytes);
         }
         let bytes = encode(self)?;
-        if self.budget.take(bytes.len()) && !self.encoded.put(id.0, &bytes) {
+        if self.budget.take_for(&self.encoded, bytes.len()) && !self.encoded.put(id.0, &bytes) {
             self.budget.give(bytes.len());
         }
         Ok(bytes)

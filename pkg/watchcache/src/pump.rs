@@ -125,9 +125,10 @@ fn apply(shared: &Shared, events: Vec<Event>) {
     shared.publish_reached();
 }
 
-/// Encodings may take what is configured, or three quarters of the JSON if that is more.
+/// Encodings may take what is configured, or as much as the JSON if that is more: that holds an object's protobuf message
+/// beside what it is in compressed lists and in Tables.
 fn allow_representations(shared: &Shared, json_bytes: usize) {
-    shared.budget.set_limit(shared.config.representation_bytes.max(json_bytes / 4 * 3));
+    shared.budget.set_limit(shared.config.representation_bytes.max(json_bytes));
 }
 
 fn update(shared: &Shared, event: Event) -> Update {

@@ -279,6 +279,15 @@ async fn encodings_are_made_once_and_let_go_when_unused() {
     encode(&y);
     assert!(never(&y).is_err(), "beyond the budget nothing is kept");
     assert_eq!(world.cache.stats().representation_bytes, 400);
+    // another form of an object takes the place of the one that was used before
+    let other = |object: &StoredObject| {
+        object.representation(RepresentationId(8), |_| Ok::<_, ()>(vec![0; 300].into())).unwrap()
+    };
+    other(&x);
+    assert_eq!(world.cache.stats().representation_bytes, 300);
+    assert!(never(&x).is_err());
+    encode(&x);
+    assert_eq!(world.cache.stats().representation_bytes, 400);
     tokio::time::pause();
     tokio::time::sleep(Duration::from_secs(120)).await;
     assert_eq!(world.cache.stats().representation_bytes, 0);

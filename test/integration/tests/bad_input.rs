@@ -258,6 +258,20 @@ async fn queries_and_headers_have_limits() -> anyhow::Result<()> {
         ],
     )
     .await?;
+    // options in the body, of other types than theirs
+    let wrong =
+        "DeleteOptions in version \"v1\" cannot be handled as a DeleteOptions: json: cannot unmarshal";
+    for body in [
+        json!({"gracePeriodSeconds": "soon"}),
+        json!({"preconditions": "x"}),
+        json!({"preconditions": {"uid": 1}}),
+        json!({"dryRun": "All"}),
+        json!({"orphanDependents": "yes"}),
+    ] {
+        let (path, refused) = (format!("{CM}/x"), (400, "BadRequest", wrong));
+        let case = Case { method: "DELETE", path, media: JSON, body: body.to_string(), refused };
+        check(&cluster, &[case]).await?;
+    }
     // headers
     let gzipped = {
         use std::io::Write as _;

@@ -11,6 +11,7 @@ use http::StatusCode;
 use super::Exchange;
 use crate::core::create::WriteParams;
 use crate::core::delete::{check_policy, details};
+use crate::core::encode::meta_type;
 use crate::core::update::Subject;
 use crate::extension::DeleteRequest;
 use crate::negotiate::{self, Format};
@@ -124,7 +125,7 @@ fn policy_of(orphan: bool) -> String {
 
 fn decode_options(exchange: &Exchange) -> Result<Value, Status> {
     let format = negotiate::body_format(&exchange.parts.headers)?;
-    let value = match format {
+    let mut value = match format {
         Format::Json => decode::untyped(&exchange.body, decode::Format::Json)?.0,
         Format::Yaml => decode::untyped(&exchange.body, decode::Format::Yaml)?.0,
         Format::Protobuf => crate::body::meta_kind(&exchange.body, "DeleteOptions")?,
@@ -133,5 +134,11 @@ fn decode_options(exchange: &Exchange) -> Result<Value, Status> {
     if !value.is_object() || !matches!(kind, "" | "DeleteOptions") {
         return Err(Status::bad_request("decoded object cannot be converted to DeleteOptions"));
     }
+    let (schema, root) = meta_type("DeleteOptions")?;
+    apimachinery::coerce::fit(schema, root, &mut value, false).map_err(|error| {
+        Status::bad_request(format!(
+            "DeleteOptions in version \"v1\" cannot be handled as a DeleteOptions: {error}"
+        ))
+    })?;
     Ok(value)
 }
