@@ -1,15 +1,15 @@
 //! gzip streams (RFC 1952) put together from parts, some of which were compressed before.
 //!
-//! Clients take lists compressed, and lists are made of the same objects again and again. An object's part of a list is
-//! compressed once, as deflate blocks (RFC 1951) that begin and end at a byte and refer to nothing outside of
+//! Clients take lists compressed, and lists are made of the same objects again and again. What a run of objects is in a
+//! list is compressed once, as deflate blocks (RFC 1951) that begin and end at a byte and refer to nothing outside of
 //! themselves; a list is then a matter of copying, and of combining checksums.
 
 use bytes::Bytes;
 use crc32fast::Hasher;
 use flate2::{Compress, CompressError, Compression, FlushCompress};
 
-/// The lowest level, as upstream's: most of the gain for little of the cost.
-const LEVEL: Compression = Compression::fast();
+/// A low level: what is compressed here is sent many times, and every client unpacks it.
+const LEVEL: Compression = Compression::new(3);
 /// No name, no time, fastest level, unknown system.
 const HEAD: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 4, 0xff];
 /// An empty block that is the last.

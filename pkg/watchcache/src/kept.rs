@@ -2,10 +2,13 @@
 //! the cache allows.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 
 use apimachinery::Value;
 use bytes::Bytes;
 use parking_lot::Mutex;
+
+use crate::object::StoredObject;
 
 /// Bytes that may be kept in encodings, over a whole cache.
 #[derive(Debug)]
@@ -77,6 +80,9 @@ pub(crate) enum Form {
     Bytes(Bytes),
     /// The decoded tree, or a part of it.
     Tree(Value),
+    /// An encoding of several objects, the first of which has it. Where the others are in memory tells whether it is still
+    /// theirs; they are held weakly so that no place is used again meanwhile.
+    Run(Arc<[Weak<StoredObject>]>, Bytes),
 }
 
 /// About the bytes a tree takes.
@@ -97,7 +103,7 @@ impl Slots {
     pub(crate) fn get(&self, id: u32) -> Option<Bytes> {
         match self.form(id)? {
             Form::Bytes(bytes) => Some(bytes),
-            Form::Tree(_) => None,
+            Form::Tree(_) | Form::Run(..) => None,
         }
     }
 
@@ -105,7 +111,19 @@ impl Slots {
     pub(crate) fn tree(&self, id: u32) -> Option<Value> {
         match self.form(id)? {
             Form::Tree(tree) => Some(tree),
-            Form::Bytes(_) => None,
+            Form::Bytes(_) | Form::Run(..) => None,
+        }
+    }
+
+    /// The encoding of a number, if it is one of just these objects.
+    pub(crate) fn run(&self, id: u32, run: &[Arc<StoredObject>]) -> Option<Bytes> {
+        match self.form(id)? {
+            Form::Run(of, bytes) => {
+                let same = of.len() == run.len()
+                    && of.iter().zip(run).all(|(of, object)| of.as_ptr() == Arc::as_ptr(object));
+                same.then_some(bytes)
+            }
+            Form::Bytes(_) | Form::Tree(_) => None,
         }
     }
 
@@ -133,6 +151,21 @@ impl Slots {
     /// As [`Slots::put`], for a tree that counts for so many bytes.
     pub(crate) fn put_tree(&self, id: u32, tree: &Value, bytes: usize) -> bool {
         self.put_form(id, Form::Tree(tree.clone()), bytes)
+    }
+
+    /// As [`Slots::put`], for an encoding of several objects that counts for so many bytes.
+    pub(crate) fn put_run(&self, id: u32, run: &[Arc<StoredObject>], encoded: &Bytes, bytes: usize) -> bool {
+        let run = run.iter().map(Arc::downgrade).collect();
+        self.put_form(id, Form::Run(run, encoded.clone()), bytes)
+    }
+
+    /// Drops the form of a number; answers how many bytes.
+    pub(crate) fn remove(&self, id: u32) -> usize {
+        let mut slots = self.0.lock();
+        match slots.iter().position(|s| s.id == id) {
+            Some(at) => slots.remove(at).bytes,
+            None => 0,
+        }
     }
 
     fn put_form(&self, id: u32, form: Form, bytes: usize) -> bool {

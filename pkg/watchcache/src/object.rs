@@ -437,6 +437,26 @@ impl StoredObject {
         Ok(bytes)
     }
 
+    /// An encoding of a run of objects, of which this is the first: as [`StoredObject::representation`], and made anew when
+    /// the run consists of other objects than before.
+    pub fn representation_of_run<E>(
+        &self,
+        run: &[Arc<Self>],
+        id: RepresentationId,
+        encode: impl FnOnce() -> Result<Bytes, E>,
+    ) -> Result<Bytes, E> {
+        if let Some(bytes) = self.encoded.run(id.0, run) {
+            return Ok(bytes);
+        }
+        let bytes = encode()?;
+        let kept = bytes.len() + size_of_val(run);
+        self.budget.give(self.encoded.remove(id.0));
+        if self.budget.take_for(&self.encoded, kept) && !self.encoded.put_run(id.0, run, &bytes, kept) {
+            self.budget.give(kept);
+        }
+        Ok(bytes)
+    }
+
     /// Forgets encodings not used since the last call.
     pub(crate) fn sweep(&self) {
         self.budget.give(self.encoded.sweep());

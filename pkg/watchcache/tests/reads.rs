@@ -247,6 +247,30 @@ async fn values_announced_are_not_decoded_again() {
 }
 
 #[tokio::test]
+async fn encodings_of_runs_are_kept_while_the_run_is_the_same() {
+    let world = World::new().await;
+    for name in ["x", "y", "z"] {
+        world.put("a", name, "1").await;
+    }
+    world.cache.read(ReadVersion::Latest).await.unwrap();
+    let id = RepresentationId(9);
+    let objects = || world.cache.snapshot().iter("a").collect::<Vec<_>>();
+    let encode = |run: &[Arc<StoredObject>], text: &'static str| {
+        run[0].representation_of_run(run, id, || Ok::<_, ()>(text.into())).unwrap()
+    };
+    assert_eq!(encode(&objects(), "first"), "first");
+    assert_eq!(encode(&objects(), "second"), "first");
+    // fewer, or one of them changed
+    assert_eq!(encode(&objects()[..2], "third"), "third");
+    assert_eq!(encode(&objects()[..2], "fourth"), "third");
+    let revision = world.put("a", "y", "2").await;
+    let found = world.cache.get("a", "y", ReadVersion::Latest).await.unwrap().unwrap();
+    assert_eq!(found.revision(), revision);
+    assert_eq!(encode(&objects()[..2], "fifth"), "fifth");
+    assert_eq!(world.cache.stats().representation_bytes, "fifth".len() + 2 * size_of::<usize>());
+}
+
+#[tokio::test]
 async fn trees_are_kept_while_they_are_used() {
     let world = World::new().await;
     world.put("a", "x", "n1").await;

@@ -86,6 +86,17 @@ async fn large_lists_are_compressed_and_say_the_same() -> anyhow::Result<()> {
             assert_eq!(packed.header("vary"), "Accept-Encoding");
         }
     }
+    // runs of objects of which one has changed, and one is gone
+    let headers = [("content-type", "application/merge-patch+json")];
+    let changed = json!({"data": {"k": "w"}}).to_string();
+    assert_eq!(cluster.call_with("PATCH", &format!("{CM}/c020"), &changed, &headers).await?.code, 200);
+    cluster.ok("DELETE", &format!("{CM}/c030"), &Value::Null).await?;
+    for accept in ["application/json", PROTOBUF] {
+        let plain = cluster.call_with("GET", CM, "", &[("accept", accept)]).await?;
+        let packed =
+            cluster.call_with("GET", CM, "", &[("accept", accept), ("accept-encoding", "gzip")]).await?;
+        assert!(packed.unpacked() == plain.bytes, "{accept}");
+    }
     cluster.stop().await;
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! The bytes reads are served from: stored JSON as it is, other versions and metadata made once and kept.
 
+use std::sync::Arc;
+
 use apimachinery::Value;
 use apimachinery::json;
 use apimachinery::meta::GroupVersionKind;
@@ -19,8 +21,8 @@ enum Kept {
     Json = 0,
     Message = 1,
     PartialMessage = 2,
-    CompressedItem = 3,
-    CompressedMessage = 4,
+    CompressedItems = 3,
+    CompressedMessages = 4,
     TablePart = 5,
 }
 
@@ -131,30 +133,45 @@ impl Encoder<'_> {
         protobuf::encode(&served.schema, served.root, &self.stamped(value)).map_err(undecodable)
     }
 
-    /// [`Encoder::write_item`] after a comma, compressed.
-    pub(crate) fn compressed_item(
+    /// [`Encoder::write_item`] of each of a run of objects, each after a comma, compressed.
+    pub(crate) fn compressed_items(
         &self,
-        object: &StoredObject,
+        run: &[Arc<StoredObject>],
         pieces: &mut Pieces,
     ) -> Result<Bytes, Status> {
-        object.representation(self.id(Kept::CompressedItem), |object| {
-            let mut item = vec![b','];
-            self.write_item(object, &mut item)?;
-            pieces.make(&item).map_err(undecodable)
+        self.compressed(run, Kept::CompressedItems, pieces, |object, out| {
+            out.push(b',');
+            self.write_item(object, out)
         })
     }
 
-    /// The object's message as an item of a list's, compressed.
-    pub(crate) fn compressed_message(
+    /// The messages of a run of objects as items of a list's, compressed.
+    pub(crate) fn compressed_messages(
         &self,
-        object: &StoredObject,
+        run: &[Arc<StoredObject>],
         pieces: &mut Pieces,
     ) -> Result<Bytes, Status> {
-        object.representation(self.id(Kept::CompressedMessage), |object| {
+        self.compressed(run, Kept::CompressedMessages, pieces, |object, out| {
             let message = self.make_message(object)?;
-            let mut item = protobuf::list_item_prefix(message.len());
-            item.extend_from_slice(&message);
-            pieces.make(&item).map_err(undecodable)
+            out.extend(protobuf::list_item_prefix(message.len()));
+            out.extend_from_slice(&message);
+            Ok(())
+        })
+    }
+
+    /// A run of objects compressed, kept with the first of them as long as the others are what they are.
+    fn compressed(
+        &self,
+        run: &[Arc<StoredObject>],
+        kept: Kept,
+        pieces: &mut Pieces,
+        write: impl Fn(&StoredObject, &mut Vec<u8>) -> Result<(), Status>,
+    ) -> Result<Bytes, Status> {
+        let Some(first) = run.first() else { return Ok(Bytes::new()) };
+        first.representation_of_run(run, self.id(kept), || {
+            let mut text = Vec::with_capacity(run.iter().map(|object| object.json_len()).sum());
+            run.iter().try_for_each(|object| write(object, &mut text))?;
+            pieces.make(&text).map_err(undecodable)
         })
     }
 

@@ -22,6 +22,7 @@ use watchcache::{ListOptions, ListPage, ReadVersion, StoredObject};
 
 use super::{Exchange, select, table};
 use crate::core::Target;
+use crate::core::caches::Cached;
 use crate::core::encode::{Encoder, meta_type, write_partial};
 use crate::negotiate::{Format, MediaType, View};
 use crate::options::{self, ReadOptions, VersionMatch};
@@ -75,8 +76,7 @@ pub(crate) async fn respond(
 
 /// The page of objects a request asks for.
 pub(crate) async fn page(exchange: &Exchange, options: &ReadOptions) -> Result<ListPage, Status> {
-    let core = exchange.core();
-    let cached = core.caches.of(&core.resources.snapshot(), &exchange.target.descriptor);
+    let cached = cached(exchange);
     let selection = select::compile(exchange, &cached, options)?;
     let list = ListOptions {
         namespace: exchange.namespace().to_owned(),
@@ -224,21 +224,42 @@ async fn encode(
     mut make: impl FnMut(&StoredObject) -> Result<Bytes, Status>,
 ) -> Result<Vec<Bytes>, Status> {
     let objects = body.items.as_slice();
-    let core = exchange.core();
-    let cached = core.caches.of(&core.resources.snapshot(), &exchange.target.descriptor);
-    let _turn = if objects.len() >= MANY { cached.cache.turn_to_encode().await } else { None };
+    let cached = cached(exchange);
+    let mut turn = Turn::take(&cached, objects.len()).await;
     let mut items = Vec::with_capacity(objects.len());
-    let mut began = Instant::now();
     for some in objects.chunks(MANY) {
         for object in some {
             items.push(make(object)?);
         }
-        if began.elapsed() >= LONG {
-            tokio::task::yield_now().await;
-            began = Instant::now();
-        }
+        turn.pause().await;
     }
     Ok(items)
+}
+
+fn cached(exchange: &Exchange) -> Arc<Cached> {
+    let core = exchange.core();
+    core.caches.of(&core.resources.snapshot(), &exchange.target.descriptor)
+}
+
+/// The turn to make encodings of many objects: others wait for it, as they will need the same.
+struct Turn<'c> {
+    _guard: Option<tokio::sync::MutexGuard<'c, ()>>,
+    began: Instant,
+}
+
+impl<'c> Turn<'c> {
+    async fn take(cached: &'c Cached, objects: usize) -> Self {
+        let guard = if objects >= MANY { cached.cache.turn_to_encode().await } else { None };
+        Self { _guard: guard, began: Instant::now() }
+    }
+
+    /// Lets other tasks go on when this one has worked for [`LONG`].
+    async fn pause(&mut self) {
+        if self.began.elapsed() >= LONG {
+            tokio::task::yield_now().await;
+            self.began = Instant::now();
+        }
+    }
 }
 
 /// A list of messages in pieces of about [`CHUNK_BYTES`].
