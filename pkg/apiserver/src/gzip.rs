@@ -10,8 +10,8 @@ use flate2::{Compress, CompressError, Compression, FlushCompress};
 
 /// A low level: what is compressed here is sent many times, and every client unpacks it.
 const LEVEL: Compression = Compression::new(3);
-/// No name, no time, fastest level, unknown system.
-const HEAD: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 4, 0xff];
+/// No name, no time, nothing of the level, unknown system.
+const HEAD: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
 /// An empty block that is the last.
 const LAST_BLOCK: [u8; 2] = [3, 0];
 
@@ -34,17 +34,14 @@ fn deflate(compressor: &mut Compress, mut bytes: &[u8], out: &mut Vec<u8>) -> Re
 }
 
 /// Makes pieces.
+#[derive(Default)]
 pub(crate) struct Pieces {
-    compressor: Compress,
+    /// Some hundred kilobytes, which lists of pieces that are all kept do without.
+    compressor: Option<Compress>,
     out: Vec<u8>,
 }
 
 impl Pieces {
-    /// A maker of pieces; it takes some hundred kilobytes.
-    pub(crate) fn new() -> Self {
-        Self { compressor: compressor(), out: Vec::new() }
-    }
-
     /// `bytes` compressed, for [`Stream::piece`].
     ///
     /// # Errors
@@ -53,8 +50,9 @@ impl Pieces {
         self.out.clear();
         self.out.extend_from_slice(&crc32fast::hash(bytes).to_le_bytes());
         self.out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
-        self.compressor.reset();
-        deflate(&mut self.compressor, bytes, &mut self.out)?;
+        let compressor = self.compressor.get_or_insert_with(compressor);
+        compressor.reset();
+        deflate(compressor, bytes, &mut self.out)?;
         Ok(Bytes::copy_from_slice(&self.out))
     }
 }
@@ -136,7 +134,7 @@ mod tests {
         let large: Vec<u8> =
             (0..20_000_u32).flat_map(|i| (i.wrapping_mul(i) ^ (i >> 3)).to_le_bytes()).collect();
         let texts = [&b""[..], b"x", b"hello hello hello hello", &large, &[7; 10_000]];
-        let mut pieces = Pieces::new();
+        let mut pieces = Pieces::default();
         // every text as either sort of part, before and after every other
         for first in texts {
             for second in texts {

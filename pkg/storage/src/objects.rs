@@ -112,6 +112,11 @@ impl ObjectStore {
         }
     }
 
+    /// Values are stored in the form in which they are handed in.
+    pub fn stores_as_given(&self) -> bool {
+        self.encode.is_none()
+    }
+
     /// The engine.
     pub fn storage(&self) -> &Arc<dyn Storage> {
         &self.storage

@@ -170,7 +170,7 @@ impl Core {
             }
         } else {
             let ttl = place.descriptor.storage.ttl_seconds;
-            self.caches.announce(&place.descriptor, &key, &text, &object);
+            self.announce(&place.descriptor, &key, &text, &object);
             let mut made = self.objects.create(std::sync::Arc::clone(&key), text.json().clone(), ttl).await;
             if super::is_too_large(&made) && super::drop_owners(params, &mut object) {
                 text = crate::codec::to_stored(place.target, &mut object)?;

@@ -103,7 +103,7 @@ impl Core {
                 if params.dry_run {
                     return answer(*marked, false);
                 }
-                self.caches.announce(&place.descriptor, attempt.key(), &text, &marked);
+                self.announce(&place.descriptor, attempt.key(), &text, &marked);
                 match attempt
                     .put(text.json().clone(), place.descriptor.storage.ttl_seconds)
                     .await

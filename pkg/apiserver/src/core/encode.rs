@@ -133,24 +133,19 @@ impl Encoder<'_> {
         protobuf::encode(&served.schema, served.root, &self.stamped(value)).map_err(undecodable)
     }
 
-    /// [`Encoder::write_item`] of each of a run of objects, each after a comma, compressed.
+    /// A run of objects as items of a list, compressed: messages with their prefixes, or JSON with a comma before each.
     pub(crate) fn compressed_items(
         &self,
         run: &[Arc<StoredObject>],
+        as_messages: bool,
         pieces: &mut Pieces,
     ) -> Result<Bytes, Status> {
-        self.compressed(run, Kept::CompressedItems, pieces, |object, out| {
-            out.push(b',');
-            self.write_item(object, out)
-        })
-    }
-
-    /// The messages of a run of objects as items of a list's, compressed.
-    pub(crate) fn compressed_messages(
-        &self,
-        run: &[Arc<StoredObject>],
-        pieces: &mut Pieces,
-    ) -> Result<Bytes, Status> {
+        if !as_messages {
+            return self.compressed(run, Kept::CompressedItems, pieces, |object, out| {
+                out.push(b',');
+                self.write_item(object, out)
+            });
+        }
         self.compressed(run, Kept::CompressedMessages, pieces, |object, out| {
             let message = self.make_message(object)?;
             out.extend(protobuf::list_item_prefix(message.len()));

@@ -23,6 +23,7 @@ use apimachinery::meta::{GroupResource, GroupVersionKind, GroupVersionResource};
 use apimachinery::status::Status;
 use storage::Revision;
 use storage::objects::{ObjectStore, WriteError};
+use watchcache::StoredText;
 
 use crate::extension::{SubresourceHandler, WriteHook};
 use caches::Caches;
@@ -47,6 +48,19 @@ pub(crate) struct Core {
 }
 
 impl Core {
+    /// Tells the cache of a resource of a value about to be written, unless the store will tell of it in another form.
+    pub(crate) fn announce(
+        &self,
+        descriptor: &ResourceDescriptor,
+        key: &Arc<str>,
+        text: &StoredText,
+        tree: &Value,
+    ) {
+        if self.objects.stores_as_given() {
+            self.caches.announce(descriptor, key, text, tree);
+        }
+    }
+
     /// The handler of a subresource (empty: of the whole resource).
     pub(crate) fn handler(
         &self,

@@ -23,49 +23,42 @@ pub(crate) struct CacheReader {
     pub(crate) core: Arc<Core>,
 }
 
-/// An object that is looked at by itself, most often again soon: its tree is kept.
+/// The content of an object of a cache.
 #[derive(Debug)]
-struct Single(Arc<StoredObject>);
+struct Held {
+    object: Arc<StoredObject>,
+    /// Its tree is kept: it is looked at by itself, most often again soon.
+    keep: bool,
+}
 
-impl Content for Single {
+impl Content for Held {
     fn json(&self) -> Bytes {
-        self.0.to_json()
+        self.object.to_json()
     }
 
     fn value(&self) -> Option<Value> {
-        self.0.tree().ok()
+        let tree = if self.keep { self.object.tree() } else { self.object.to_value() };
+        tree.ok()
     }
 }
 
-/// An object that is looked at among many.
-#[derive(Debug)]
-struct Listed(Arc<StoredObject>);
-
-impl Content for Listed {
-    fn json(&self) -> Bytes {
-        self.0.to_json()
-    }
-
-    fn value(&self) -> Option<Value> {
-        self.0.to_value().ok()
-    }
-}
-
-fn cached_object(object: &StoredObject, content: Arc<dyn Content>) -> CachedObject {
+fn cached_object(object: Arc<StoredObject>, keep: bool) -> CachedObject {
     CachedObject {
         namespace: Arc::from(object.namespace()),
         name: Arc::from(object.name()),
         revision: object.revision().0,
-        content,
+        content: Arc::new(Held { object, keep }),
     }
 }
 
+/// An object asked for by name.
 fn single(object: Arc<StoredObject>) -> CachedObject {
-    cached_object(&Arc::clone(&object), Arc::new(Single(object)))
+    cached_object(object, true)
 }
 
+/// One of many.
 fn listed(object: Arc<StoredObject>) -> CachedObject {
-    cached_object(&Arc::clone(&object), Arc::new(Listed(object)))
+    cached_object(object, false)
 }
 
 impl CacheReader {

@@ -313,7 +313,7 @@ impl Core {
             return Ok((attempt.delete().await.map_err(failed)?, None));
         }
         let ttl = place.descriptor.storage.ttl_seconds;
-        self.caches.announce(&place.descriptor, attempt.key(), &text, new);
+        self.announce(&place.descriptor, attempt.key(), &text, new);
         let again = attempt.clone();
         let mut put = attempt.put(text.json().clone(), ttl).await;
         if super::is_too_large(&put) && super::drop_owners(params, new) {

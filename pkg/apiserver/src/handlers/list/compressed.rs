@@ -34,8 +34,15 @@ pub(super) async fn respond(
 ) -> Result<Result<Response, ListBody>, Status> {
     let objects = body.items.as_slice();
     let selects = |parameter| exchange.context.query.get(parameter).is_some_and(|text| !text.is_empty());
+    let target = body.target.clone();
+    let encoder = Encoder::new(&target);
+    let has_form = match media.format {
+        Format::Json => !media.pretty,
+        Format::Protobuf => encoder.has_message(),
+        Format::Yaml => false,
+    };
     let suits = matches!(body.shown, Items::Objects)
-        && !media.pretty
+        && has_form
         && accepts_gzip(&exchange.parts.headers)
         && !selects("labelSelector")
         && !selects("fieldSelector")
@@ -44,9 +51,7 @@ pub(super) async fn respond(
     if !suits {
         return Ok(Err(body));
     }
-    let target = body.target.clone();
-    let encoder = Encoder::new(&target);
-    let mut pieces = Pieces::new();
+    let mut pieces = Pieces::default();
     let mut stream = Stream::new();
     let cached = cached(exchange);
     let mut turn = Turn::take(&cached, objects.len()).await;
@@ -66,7 +71,7 @@ pub(super) async fn respond(
             }
             stream.plain(&head).map_err(Status::internal)?;
             for run in rest {
-                made.push(encoder.compressed_items(&objects[run.clone()], &mut pieces)?);
+                made.push(encoder.compressed_items(&objects[run.clone()], false, &mut pieces)?);
                 turn.pause().await;
             }
             &b"]}\n"[..]
@@ -76,7 +81,7 @@ pub(super) async fn respond(
                 return Ok(Err(body));
             };
             for run in runs {
-                made.push(encoder.compressed_messages(&objects[run], &mut pieces)?);
+                made.push(encoder.compressed_items(&objects[run], true, &mut pieces)?);
                 turn.pause().await;
             }
             let len = made.iter().map(|piece| gzip::plain_len(piece)).sum();
@@ -119,10 +124,9 @@ fn runs(objects: &[Arc<StoredObject>]) -> Vec<Range<usize>> {
     runs
 }
 
-/// One of [`RUN`] keys, told by all of the key (FNV-1a): names differ in their ends or their middles.
+/// One of [`RUN`] keys, told by all of the key: names differ in their ends or their middles.
 fn is_boundary(key: &str) -> bool {
-    let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    (key.bytes().fold(0xcbf2_9ce4_8422_2325, mix) >> 40).is_multiple_of(RUN as u64)
+    crc32fast::hash(key.as_bytes()).is_multiple_of(RUN as u32)
 }
 
 /// A compressed list in pieces of about [`CHUNK_BYTES`].
