@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod pki;
 pub mod serving;
 pub mod shutdown;
+mod streams;
 pub mod tls;
 
 /// The version of Kubernetes this tree implements, as `/version` and `kubelet` report it.

@@ -15,6 +15,8 @@ use rustls::ServerConnection;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::streams::{Running, Streams};
+
 /// Largest record of TLS.
 const RECORD: usize = 16 * 1024;
 /// Writes shorter than this share a record.
@@ -24,7 +26,7 @@ const SMALL_TOTAL: usize = 4 * 1024;
 /// So much is sent without waiting for the end of the turn.
 const SEND_AT: usize = 64 * 1024;
 /// Turns that are waited for as long as each brings more.
-const MAX_TURNS: u32 = 3;
+const MAX_TURNS: u32 = 1;
 /// With so much unsent nothing more is taken.
 const LIMIT: usize = 2 * SEND_AT;
 
@@ -66,16 +68,17 @@ impl Link {
     }
 }
 
-/// Runs what uses a link, and sends what was written in its turns.
+/// Runs a connection that uses a link, with its streams, and sends what was written in its turns.
 ///
 /// A turn in which something was written is followed by another before anything is sent, at the end of the run queue:
-/// the streams that were woken together have written by then, and one call sends it all. With nothing else to run that
-/// is at once.
-pub(crate) async fn drive<T>(link: Link, connection: impl Future<Output = T>) -> T {
+/// what is still busy waking more streams of this connection has done so by then, and one call sends it all. With
+/// nothing else to run that is at once.
+pub(crate) async fn drive<T>(link: Link, streams: Streams, connection: impl Future<Output = T>) -> T {
     let mut connection = pin!(connection);
+    let mut running = Running::new(streams);
     let mut turns = 0;
     std::future::poll_fn(|cx| {
-        if let Poll::Ready(output) = connection.as_mut().poll(cx) {
+        if let Poll::Ready(output) = running.poll(cx, connection.as_mut()) {
             return Poll::Ready(output);
         }
         let mut ends = link.0.lock();
@@ -323,7 +326,7 @@ mod tests {
             (0..2000_usize).map(|i| vec![(i % 251) as u8; lengths[i * 7 / 3 % lengths.len()]]).collect();
         let expected = pieces.concat();
         let mut writer = link.clone();
-        let writing = tokio::spawn(drive(link, async move {
+        let writing = tokio::spawn(drive(link, Streams::default(), async move {
             for piece in pieces {
                 writer.write_all(&piece).await.expect("written");
                 writer.flush().await.expect("flushed");
@@ -358,7 +361,7 @@ mod tests {
         let mut connection = link.clone();
         // flushed each, by another task as hyper's streams are; the connection is woken by each
         let (frames, mut queue) = tokio::sync::mpsc::unbounded_channel::<u8>();
-        let driven = tokio::spawn(drive(link, async move {
+        let driven = tokio::spawn(drive(link, Streams::default(), async move {
             while let Some(frame) = queue.recv().await {
                 connection.write_all(&[frame; 100]).await.expect("written");
                 connection.flush().await.expect("flushed");
@@ -383,7 +386,7 @@ mod tests {
         let (link, client) = pair().await;
         drop(client);
         let mut writer = link.clone();
-        let error = drive(link, async move {
+        let error = drive(link, Streams::default(), async move {
             loop {
                 if let Err(error) = writer.write_all(&[0; RECORD]).await {
                     break error;

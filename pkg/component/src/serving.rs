@@ -8,17 +8,18 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::{self, BoxFuture};
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use crate::http::{Request, Response, boxed};
+use crate::http::{Request, Response, boxed, text};
 use crate::link::{self, Link};
+use crate::streams::Streams;
 use crate::tls;
 
 /// Longest a TLS handshake may take.
@@ -197,13 +198,14 @@ impl Connection {
             .header_read_timeout(HEADER_TIMEOUT)
             .max_headers(MAX_HEADERS)
             .max_buf_size(MAX_HEADER_BYTES as usize);
-        let service = Service { handler: self.handler, info: Arc::new(info) };
+        let service = Service { handler: self.handler, info: Arc::new(info), shares_task: false };
         let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
         ended(until_shutdown!(connection, self.shutdown));
     }
 
     async fn http2(self, link: Link, info: ConnInfo) {
-        let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        let streams = Streams::default();
+        let mut builder = hyper::server::conn::http2::Builder::new(streams.clone());
         builder
             .timer(TokioTimer::new())
             .max_concurrent_streams(self.streams)
@@ -211,10 +213,10 @@ impl Connection {
             .initial_stream_window_size(1 << 18)
             .initial_connection_window_size(1 << 20)
             .keep_alive_interval(KEEP_ALIVE_INTERVAL);
-        let service = Service { handler: self.handler, info: Arc::new(info) };
+        let service = Service { handler: self.handler, info: Arc::new(info), shares_task: true };
         let connection = builder.serve_connection(TokioIo::new(link.clone()), service);
         let shutdown = self.shutdown;
-        ended(link::drive(link, async { until_shutdown!(connection, shutdown) }).await);
+        ended(link::drive(link, streams, async { until_shutdown!(connection, shutdown) }).await);
     }
 }
 
@@ -222,6 +224,8 @@ impl Connection {
 struct Service {
     handler: Arc<dyn Handler>,
     info: Arc<ConnInfo>,
+    /// Requests of the connection are under way at once, in one task.
+    shares_task: bool,
 }
 
 impl hyper::service::Service<hyper::Request<Incoming>> for Service {
@@ -232,7 +236,25 @@ impl hyper::service::Service<hyper::Request<Incoming>> for Service {
     fn call(&self, request: hyper::Request<Incoming>) -> Self::Future {
         let mut request = request.map(boxed);
         request.extensions_mut().insert(self.info.clone());
-        self.handler.clone().handle(request).map(Ok)
+        // reads are answered at once, or made piece by piece as they are sent; what is written has to be worked on first
+        let works = !request.method().is_safe();
+        let response = self.handler.clone().handle(request);
+        if works && self.shares_task {
+            return in_a_task(response).boxed().map(Ok);
+        }
+        response.map(Ok)
+    }
+}
+
+/// Lets others of the connection go on meanwhile. Ends with the request when that is given up.
+async fn in_a_task(response: BoxFuture<'static, Response>) -> Response {
+    match AbortOnDropHandle::new(tokio::spawn(response)).await {
+        Ok(response) => response,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // the process ends
+            Err(_) => text(http::StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down\n"),
+        },
     }
 }
 

@@ -22,6 +22,7 @@ use crate::convert;
 use crate::feed::{self, Wishes};
 use crate::flights::Flights;
 use crate::past::Past;
+use crate::transport::InOneTask;
 
 /// Keys of a range asked for at once.
 const PAGE: usize = 1000;
@@ -54,7 +55,7 @@ impl Etcd {
     /// Connects to a cluster and begins to follow it. Fails when no member answers.
     pub async fn connect(config: Config) -> Result<Arc<Self>, Error> {
         let options = config.connect_options()?;
-        let connect = Client::connect(&config.servers, Some(options));
+        let connect = Client::connect_with_balanced_channel(&config.servers, Some(options), InOneTask);
         let client = tokio::time::timeout(config.request_timeout, connect)
             .await
             .map_err(|_| convert::too_late())?

@@ -10,6 +10,7 @@ mod engine;
 mod feed;
 mod flights;
 mod past;
+mod transport;
 
 pub use config::Config;
 pub use engine::Etcd;

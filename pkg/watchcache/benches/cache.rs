@@ -14,8 +14,8 @@ use storage::objects::KeyLayout;
 use storage::{Op, Revision, Storage};
 use tokio::runtime::Runtime;
 use watchcache::{
-    Codec, FieldSource, Filter, Interest, JsonCodec, ListOptions, ReadVersion, WatchCache, WatchCacheConfig,
-    WatchItem, WatchOptions, WatchStart,
+    Codec, FieldSource, Filter, Interest, JsonCodec, ListOptions, Marks, ReadVersion, WatchCache,
+    WatchCacheConfig, WatchItem, WatchOptions, WatchStart,
 };
 
 const PODS: usize = 10_000;
@@ -168,7 +168,8 @@ async fn reads(cache: &WatchCache) {
         }
         std::hint::black_box(&out);
     };
-    let filter: Filter = Arc::new(|o| o.labels().get("app") == Some("app-7"));
+    let filter = Filter::new(|o| o.labels().get("app") == Some("app-7"))
+        .of_those_with(Marks::of_label("app", "app-7"));
     let all = ListOptions::all("");
     let cases = [
         ("list of all, written", all.clone(), 20),

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use apimachinery::Value;
@@ -18,8 +18,9 @@ use crate::announced::Announced;
 use crate::error::Error;
 use crate::kept::Budget;
 use crate::object::{Codec, Decoded, StoredObject, StoredText};
+use crate::objects::{Marks, Objects};
 use crate::pump;
-use crate::state::{self, Objects, RingLimits, State};
+use crate::state::{RingLimits, State};
 use crate::token::Continue;
 use crate::watcher::{Interest, Wakers, WatchOptions, Watcher};
 
@@ -73,7 +74,40 @@ pub enum ReadVersion {
 }
 
 /// A predicate over objects: selectors, compiled.
-pub type Filter = Arc<dyn Fn(&StoredObject) -> bool + Send + Sync>;
+#[derive(Clone)]
+pub struct Filter {
+    marks: Marks,
+    matches: Arc<dyn Fn(&StoredObject) -> bool + Send + Sync>,
+}
+
+impl Filter {
+    /// A predicate. It is asked of every object.
+    pub fn new(matches: impl Fn(&StoredObject) -> bool + Send + Sync + 'static) -> Self {
+        Self { marks: Marks::default(), matches: Arc::new(matches) }
+    }
+
+    /// What a predicate and perhaps another one both hold for.
+    pub fn all(other: Option<Self>, matches: impl Fn(&StoredObject) -> bool + Send + Sync + 'static) -> Self {
+        let Some(Self { marks, matches: others }) = other else { return Self::new(matches) };
+        Self::new(move |object| matches(object) && others(object)).of_those_with(marks)
+    }
+
+    /// It need not be asked of objects without these marks.
+    #[must_use]
+    pub fn of_those_with(self, marks: Marks) -> Self {
+        Self { marks: self.marks.and(marks), ..self }
+    }
+
+    /// What all objects have that match.
+    pub(crate) fn marks(&self) -> Marks {
+        self.marks
+    }
+
+    /// Whether an object matches.
+    pub fn matches(&self, object: &StoredObject) -> bool {
+        (self.matches)(object)
+    }
+}
 
 /// What a list asks for.
 #[derive(Clone)]
@@ -136,16 +170,12 @@ impl Snapshot {
     /// Objects in key order, of a namespace or (empty) of all.
     pub fn iter(&self, namespace: &str) -> impl Iterator<Item = Arc<StoredObject>> + '_ {
         let prefix = self.layout.namespace_prefix(namespace);
-        let from: Arc<str> = prefix.as_str().into();
-        self.objects
-            .range((std::ops::Bound::Included(from), std::ops::Bound::Unbounded))
-            .map(|(_, object)| Arc::clone(object))
-            .take_while(move |object| object.key().starts_with(prefix.as_str()))
+        self.objects.range(&prefix, None, Marks::default()).map(Arc::clone)
     }
 
     /// One object.
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<StoredObject>> {
-        self.objects.get(&*self.layout.key(namespace, name)).cloned()
+        self.objects.get(&self.layout.key(namespace, name)).cloned()
     }
 }
 
@@ -184,6 +214,8 @@ pub(crate) struct Shared {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) state: RwLock<State>,
     pub(crate) wakers: Mutex<Wakers>,
+    /// Whom changes up to this revision concern has been told.
+    pub(crate) rung: AtomicI64,
     /// Revision and generation reached; what reads wait on.
     pub(crate) reached: watch::Sender<(u64, Revision)>,
     pub(crate) budget: Arc<Budget>,
@@ -206,6 +238,7 @@ impl WatchCache {
             config,
             storage,
             wakers: Mutex::new(Wakers::default()),
+            rung: AtomicI64::new(0),
             announced: Announced::default(),
             reached: watch::Sender::new((0, Revision(0))),
             stop: CancellationToken::new(),
@@ -264,11 +297,11 @@ impl WatchCache {
     ) -> Result<Option<Arc<StoredObject>>, Error> {
         let key = self.layout().key(namespace, name);
         if let ReadVersion::Exact(_) = version {
-            return Ok(self.read(version).await?.objects.get(&*key).cloned());
+            return Ok(self.read(version).await?.objects.get(&key).cloned());
         }
         self.wait_for(version).await?;
         let state = self.shared.state.read();
-        match state.objects.get(&*key) {
+        match state.objects.get(&key) {
             None if !state.broken.is_empty() => match state.broken.get(&*key) {
                 Some(message) => Err(Error::Undecodable { key: key.to_string(), message: message.clone() }),
                 None => Ok(None),
@@ -508,7 +541,7 @@ fn select(
     };
     let matches = |object: &StoredObject| {
         options.name.as_deref().is_none_or(|name| object.name() == name)
-            && options.filter.as_ref().is_none_or(|filter| filter(object))
+            && options.filter.as_ref().is_none_or(|filter| filter.matches(object))
     };
     let unfiltered = options.filter.is_none() && options.name.is_none();
     if let (Some(name), false) = (&options.name, options.namespace.is_empty() && snapshot.layout.namespaced())
@@ -519,7 +552,8 @@ fn select(
             found.filter(|o| start.is_none_or(|s| &**o.key() >= s) && matches(o)).into_iter().collect();
         return page;
     }
-    let mut candidates = state::range(&snapshot.objects, prefix, start);
+    let marks = options.filter.as_ref().map(Filter::marks).unwrap_or_default();
+    let mut candidates = snapshot.objects.range(prefix, start, marks);
     if limit == 0 {
         page.items = candidates.filter(|o| matches(o)).cloned().collect();
         return page;

@@ -16,6 +16,7 @@ mod error;
 mod extract;
 mod kept;
 mod object;
+mod objects;
 mod pruned;
 mod pump;
 mod scan;
@@ -28,6 +29,7 @@ pub use error::Error;
 pub use object::{
     Codec, DecodeError, Decoded, FieldSource, JsonCodec, Labels, RepresentationId, StoredObject, StoredText,
 };
+pub use objects::Marks;
 pub use state::{CacheEvent, EventKind, RingLimits};
 pub use token::Continue;
 pub use watcher::{Interest, WatchItem, WatchOptions, WatchStart, Watcher};

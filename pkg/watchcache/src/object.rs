@@ -63,19 +63,6 @@ impl Labels {
         Self(sorted.into_iter().collect())
     }
 
-    /// A bit set for every label; see [`Labels::bits_of`].
-    fn bits(&self) -> u64 {
-        self.iter().fold(0, |bits, (key, value)| bits | Self::bits_of(key, value))
-    }
-
-    /// The bits that objects with a label have set in [`StoredObject::label_bits`]; others may have them by chance.
-    pub fn bits_of(key: &str, value: &str) -> u64 {
-        // FNV-1a; two of 64 bits make chance rare
-        let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        let hash = key.bytes().chain(*b"=").chain(value.bytes()).fold(0xcbf2_9ce4_8422_2325, mix);
-        1 << (hash >> 58) | 1 << (hash >> 52 & 63)
-    }
-
     /// The value of a label.
     pub fn get(&self, key: &str) -> Option<&str> {
         let at = self.0.binary_search_by(|(k, _)| (**k).cmp(key)).ok()?;
@@ -170,8 +157,6 @@ pub struct StoredObject {
     name_at: u32,
     revision: Revision,
     create_revision: Revision,
-    /// Here, so that a selector passes by most objects without looking further.
-    label_bits: u64,
     body: Arc<Body>,
     encoded: Slots,
     budget: Arc<Budget>,
@@ -225,7 +210,6 @@ impl StoredObject {
             name_at: name_at as u32,
             revision: kv.mod_revision,
             create_revision: kv.create_revision,
-            label_bits: body.labels.bits(),
             body: Arc::new(body),
             encoded: Slots::default(),
             budget: Arc::clone(budget),
@@ -240,7 +224,6 @@ impl StoredObject {
             name_at: self.name_at,
             revision,
             create_revision: self.create_revision,
-            label_bits: self.label_bits,
             body: Arc::clone(&self.body),
             encoded: Slots::default(),
             budget: Arc::clone(&self.budget),
@@ -278,14 +261,14 @@ impl StoredObject {
         &self.body.labels
     }
 
-    /// The bits of [`Labels::bits_of`] of all its labels.
-    pub fn label_bits(&self) -> u64 {
-        self.label_bits
-    }
-
     /// The value of the selectable field at this place in the codec's order, `""` beyond them.
     pub fn field(&self, index: usize) -> &str {
         self.body.fields.get(index).map_or("", |f| f)
+    }
+
+    /// The values of the selectable fields, in the codec's order.
+    pub(crate) fn fields(&self) -> &[Box<str>] {
+        &self.body.fields
     }
 
     /// What the store holds for it; begins an update from the cache (`ObjectStore::attempt_cached`). Right only when
@@ -526,7 +509,6 @@ mod tests {
             assert_eq!(decoded.labels.iter().collect::<Vec<_>>(), [("a", "1A"), ("b", "2")]);
             assert_eq!(decoded.labels.get("b"), Some("2"));
             assert_eq!(decoded.labels.get("c"), None);
-            assert_eq!(decoded.labels.bits(), Labels::bits_of("a", "1A") | Labels::bits_of("b", "2"));
             assert_eq!(decoded.fields, fields);
         }
     }

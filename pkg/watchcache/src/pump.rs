@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
@@ -10,7 +11,8 @@ use storage::{Error as StorageError, Event, KeyValue, RangeRequest, Revision, Wa
 use crate::cache::Shared;
 use crate::error::Error;
 use crate::object::StoredObject;
-use crate::state::{Objects, Update};
+use crate::objects::Objects;
+use crate::state::Update;
 
 /// Wait before the next try after a failure, doubled up to [`MAX_BACKOFF`].
 const MIN_BACKOFF: Duration = Duration::from_millis(50);
@@ -56,6 +58,8 @@ fn install(shared: &Shared, objects: Objects, broken: BTreeMap<Arc<str>, String>
     for (key, message) in &broken {
         tracing::error!(resource = shared.config.resource, %key, message, "stored value cannot be decoded");
     }
+    // before anyone begins to watch what may be older than this
+    shared.rung.store(0, Ordering::Release);
     let bytes = {
         let mut state = shared.state.write();
         state.install(objects, broken, revision);
@@ -122,6 +126,9 @@ fn apply(shared: &Shared, events: Vec<Event>) {
     };
     allow_representations(shared, bytes);
     shared.wakers.lock().ring(&applied);
+    if let Some(last) = applied.last() {
+        shared.rung.store(last.revision().0, Ordering::Release);
+    }
     shared.publish_reached();
 }
 
@@ -183,7 +190,7 @@ pub(crate) async fn list_at(shared: &Shared, revision: Option<Revision>) -> Resu
     let mut broken = BTreeMap::new();
     for (i, kv) in response.kvs.into_iter().enumerate() {
         match decode(shared, &kv) {
-            Ok(object) => objects.push((Arc::clone(object.key()), Arc::new(object))),
+            Ok(object) => objects.push(Arc::new(object)),
             Err(message) => {
                 broken.insert(kv.key, message);
             }

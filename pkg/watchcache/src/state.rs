@@ -1,19 +1,15 @@
 //! The cache's state and how changes move it: no I/O, no clock of its own.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::Bound;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use imbl::OrdMap;
 use storage::Revision;
 
 use crate::kept::Slots;
 use crate::object::StoredObject;
-
-/// Objects by key.
-pub(crate) type Objects = OrdMap<Arc<str>, Arc<StoredObject>>;
+use crate::objects::Objects;
 
 /// What a watcher is told of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -147,7 +143,7 @@ impl Default for RingLimits {
             max_bytes: 64 * 1024 * 1024,
             max_age: Duration::from_secs(30),
             min_events: 100,
-            min_bytes: 256 * 1024,
+            min_bytes: 64 * 1024,
         }
     }
 }
@@ -205,7 +201,7 @@ struct Pinned {
 impl State {
     pub(crate) fn new(limits: RingLimits) -> Self {
         Self {
-            objects: Objects::new(),
+            objects: Objects::default(),
             broken: BTreeMap::new(),
             revision: Revision(0),
             ring: VecDeque::new(),
@@ -246,7 +242,7 @@ impl State {
         let (revision, object, prev, deleted) = match update {
             Update::Put(object) => {
                 self.broken.remove(object.key());
-                let prev = self.objects.insert(Arc::clone(object.key()), Arc::clone(&object));
+                let prev = self.objects.insert(Arc::clone(&object));
                 self.bytes += object.json_without_version().len();
                 (object.revision(), object, prev, false)
             }
@@ -314,8 +310,8 @@ impl State {
             let too_many = self.ring.len() > limits.max_events || self.ring_bytes > limits.max_bytes;
             let too_old = (self.ring.len() > limits.min_events || self.ring_bytes > limits.min_bytes)
                 && now.saturating_duration_since(oldest.seen) > limits.max_age;
-            // the latest event stays even when it alone is too large: watchers must be able to read it
-            if !(too_many || too_old) || self.ring.len() == 1 {
+            // the latest event stays though it alone is too large, until it is old: watchers must be able to read it
+            if !(too_many || too_old) || self.ring.len() == 1 && !too_old {
                 break;
             }
             self.floor = oldest.revision;
@@ -402,7 +398,7 @@ impl State {
         for event in self.ring.iter().rev().take_while(|e| e.revision > revision) {
             let key = event.object.key();
             match &event.prev {
-                Some(prev) => objects.insert(Arc::clone(key), Arc::clone(prev)),
+                Some(prev) => objects.insert(Arc::clone(prev)),
                 None => objects.remove(key),
             };
         }
@@ -422,21 +418,6 @@ impl State {
         }
         self.pinned.push_back(Pinned { revision, objects: objects.clone(), used: now });
     }
-}
-
-/// The objects whose keys start with `prefix` (ASCII, as keys are), from `start` on if it is given.
-pub(crate) fn range<'o>(
-    objects: &'o Objects,
-    prefix: &'o str,
-    start: Option<&str>,
-) -> impl Iterator<Item = &'o Arc<StoredObject>> + use<'o> {
-    let from = start.filter(|s| *s > prefix).unwrap_or(prefix);
-    let end = storage::prefix_end(prefix);
-    // a start beyond the end is no range to the map
-    let most = if end.is_empty() || from < end.as_str() { usize::MAX } else { 0 };
-    let from = if most == 0 { prefix } else { from };
-    let end = if end.is_empty() { Bound::Unbounded } else { Bound::Excluded(end.as_str()) };
-    objects.range::<_, str>((Bound::Included(from), end)).take(most).map(|(_, object)| object)
 }
 
 #[cfg(test)]
@@ -474,7 +455,8 @@ mod tests {
     #[test]
     fn old_events_go_but_for_a_few_small_ones() {
         let now = Instant::now();
-        for (bytes, age, left) in [(10, 5, 20), (10, 11, 3), (2000, 5, 20), (2000, 11, 1)] {
+        let cases = [(10, 5, 20), (10, 11, 3), (2000, 5, 20), (2000, 11, 1), (4000, 5, 20), (4000, 11, 0)];
+        for (bytes, age, left) in cases {
             let mut state = state_with(20, bytes, now);
             state.trim(now + Duration::from_secs(age));
             assert_eq!(state.ring_len(), left, "{bytes} bytes, {age} s");

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use crate::back;
 use crate::cache::{ByInterest, Filter, ReadVersion, Shared, Snapshot, WatchCache};
 use crate::error::Error;
 use crate::object::StoredObject;
+use crate::objects::Marks;
 use crate::state::{CacheEvent, EventKind, State};
 
 /// A bookmark is sent this often.
@@ -204,8 +205,15 @@ impl Watcher {
                 // asked again after its latest event
                 return Poll::Pending;
             }
+            // known before the bell is looked at: whatever of it was of interest has rung this bell
+            let rung = self.shared.rung.load(Ordering::Acquire);
             // before the state is read, so that what comes after rings again
-            self.subscription.silence();
+            let since = self.subscription.silence();
+            if self.drained {
+                // the changes passed by need not be there any more, however many they were
+                let passed = since.map_or(rung, |since| since - 1);
+                self.position = self.position.max(Revision(passed));
+            }
             let began = self.initial.is_none();
             let items = match self.initial_batch(max).map_or_else(|| self.step(max), Ok) {
                 Ok(items) => items,
@@ -279,7 +287,12 @@ impl Watcher {
             }
             _ => layout.prefix().to_owned(),
         };
-        let range = crate::state::range(&initial.snapshot.objects, &prefix, initial.next.as_deref());
+        let interest = match &self.options.interest {
+            Interest::Field(index, value) => Marks::of_field(*index, value),
+            _ => Marks::default(),
+        };
+        let marks = self.options.filter.as_ref().map(Filter::marks).unwrap_or_default().and(interest);
+        let range = initial.snapshot.objects.range(&prefix, initial.next.as_deref(), marks);
         let mut items = Vec::new();
         let mut last = None;
         for (scanned, object) in range.enumerate() {
@@ -289,7 +302,7 @@ impl Watcher {
             }
             last = Some(object.key());
             let matches = self.options.interest.covers(object)
-                && self.options.filter.as_ref().is_none_or(|filter| filter(object));
+                && self.options.filter.as_ref().is_none_or(|filter| filter.matches(object));
             if matches {
                 items.push(WatchItem::Initial(Arc::clone(object)));
             }
@@ -315,7 +328,7 @@ impl Watcher {
                 self.position = event.revision();
                 let matches = |object: &StoredObject| {
                     self.options.interest.covers(object)
-                        && self.options.filter.as_ref().is_none_or(|filter| filter(object))
+                        && self.options.filter.as_ref().is_none_or(|filter| filter.matches(object))
                 };
                 if let Some((kind, object)) = event.seen_through(matches) {
                     let object = Arc::clone(object);
@@ -360,15 +373,19 @@ fn next_bookmark(now: Instant, deadline: Option<Instant>) -> Instant {
 /// A watcher's bell.
 #[derive(Debug, Default)]
 pub(crate) struct Subscription {
-    /// Rung since the watcher last looked.
-    rung: AtomicBool,
+    /// The first revision it was rung for since the watcher last looked, 0 when it was not.
+    since: AtomicI64,
     /// Stays when it is rung: a watcher is mostly the same task's.
     waker: Mutex<Option<Waker>>,
 }
 
 impl Subscription {
-    pub(crate) fn ring(&self) {
-        if self.rung.swap(true, Ordering::AcqRel) {
+    fn ring(&self, revision: Revision) {
+        // Released even when it rings already: what was done before the ring must be seen by who silences it.
+        let rung = self.since.fetch_update(Ordering::AcqRel, Ordering::Acquire, |since| {
+            Some(if since == 0 { revision.0.max(1) } else { since })
+        });
+        if rung != Ok(0) {
             return;
         }
         if let Some(waker) = &*self.waker.lock() {
@@ -376,14 +393,15 @@ impl Subscription {
         }
     }
 
-    fn silence(&self) {
+    /// Answers since when it has been ringing, if it has.
+    fn silence(&self) -> Option<i64> {
         // a swap, not a store: what was done before the ring must be seen after it
-        self.rung.swap(false, Ordering::AcqRel);
+        Some(self.since.swap(0, Ordering::AcqRel)).filter(|since| *since > 0)
     }
 
     /// The task will be woken by the next ring, and none has come.
     fn is_silent_for(&self, cx: &Context<'_>) -> bool {
-        !self.rung.load(Ordering::Acquire)
+        self.since.load(Ordering::Acquire) == 0
             && self.waker.lock().as_ref().is_some_and(|waker| waker.will_wake(cx.waker()))
     }
 
@@ -393,7 +411,7 @@ impl Subscription {
         if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             *waker = Some(cx.waker().clone());
         }
-        !self.rung.load(Ordering::Acquire)
+        self.since.load(Ordering::Acquire) == 0
     }
 }
 
@@ -448,20 +466,21 @@ impl Wakers {
         if self.count == 0 || events.is_empty() {
             return;
         }
-        self.ring_one(&Interest::Everything);
+        self.ring_one(&Interest::Everything, events[0].revision());
         for event in events {
-            let object = event.object();
+            let (object, revision) = (event.object(), event.revision());
             if self.namespaces > 0 {
-                self.ring_one(&Interest::Namespace(object.namespace().to_owned()));
+                self.ring_one(&Interest::Namespace(object.namespace().to_owned()), revision);
             }
             if self.objects > 0 {
-                self.ring_one(&Interest::Object(object.namespace().to_owned(), object.name().to_owned()));
+                let (namespace, name) = (object.namespace().to_owned(), object.name().to_owned());
+                self.ring_one(&Interest::Object(namespace, name), revision);
             }
             for (index, _) in self.fields.iter().filter(|(_, count)| *count > 0) {
                 let now = object.field(*index);
-                self.ring_one(&Interest::Field(*index, now.to_owned()));
+                self.ring_one(&Interest::Field(*index, now.to_owned()), revision);
                 if let Some(before) = event.prev().map(|p| p.field(*index)).filter(|before| *before != now) {
-                    self.ring_one(&Interest::Field(*index, before.to_owned()));
+                    self.ring_one(&Interest::Field(*index, before.to_owned()), revision);
                 }
             }
         }
@@ -470,13 +489,13 @@ impl Wakers {
     /// Rings for everyone: the state was replaced.
     pub(crate) fn ring_all(&self) {
         for subscription in self.by_interest.values().flatten() {
-            subscription.ring();
+            subscription.ring(Revision(0));
         }
     }
 
-    fn ring_one(&self, interest: &Interest) {
+    fn ring_one(&self, interest: &Interest, revision: Revision) {
         for subscription in self.by_interest.get(interest).into_iter().flatten() {
-            subscription.ring();
+            subscription.ring(revision);
         }
     }
 }

@@ -10,8 +10,8 @@ use futures::FutureExt as _;
 use proptest::prelude::*;
 use storage::Revision;
 use watchcache::{
-    EventKind, Filter, Interest, ListOptions, ReadVersion, WatchCache, WatchItem, WatchOptions, WatchStart,
-    Watcher,
+    EventKind, Filter, Interest, ListOptions, Marks, ReadVersion, WatchCache, WatchItem, WatchOptions,
+    WatchStart, Watcher,
 };
 
 #[derive(Debug, Clone)]
@@ -54,8 +54,9 @@ fn selector(node: Option<&String>) -> (Interest, Option<Filter>) {
     match node.cloned() {
         None => (Interest::Everything, None),
         Some(node) => {
-            let filter = node.clone();
-            (Interest::Field(0, node), Some(Arc::new(move |o| o.field(0) == filter)))
+            let marks = Marks::of_field(0, &node);
+            let wanted = node.clone();
+            (Interest::Field(0, node), Some(Filter::new(move |o| o.field(0) == wanted).of_those_with(marks)))
         }
     }
 }

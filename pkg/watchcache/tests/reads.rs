@@ -11,7 +11,8 @@ use common::{World, show};
 use storage::objects::{ObjectStore, Outcome};
 use storage::{Revision, Storage as _};
 use watchcache::{
-    Error, Filter, ListOptions, ListPage, ReadVersion, RepresentationId, RingLimits, StoredObject, StoredText,
+    Error, Filter, ListOptions, ListPage, Marks, ReadVersion, RepresentationId, RingLimits, StoredObject,
+    StoredText,
 };
 
 fn shown(page: &ListPage) -> Vec<String> {
@@ -59,7 +60,8 @@ async fn namespaces_names_and_filters_narrow_a_list() {
     let name = Some("x".to_owned());
     assert_eq!(list(ListOptions { name: name.clone(), ..ListOptions::all("a") }).await, ["a/x"]);
     assert_eq!(list(ListOptions { name, ..ListOptions::all("") }).await, ["a/x", "ab/x"]);
-    let filter: Filter = Arc::new(|o| o.labels().get("node") == Some("n2"));
+    let filter =
+        Filter::new(|o| o.labels().get("node") == Some("n2")).of_those_with(Marks::of_label("node", "n2"));
     assert_eq!(
         list(ListOptions { filter: Some(filter.clone()), ..ListOptions::all("") }).await,
         ["a/y", "b/z"]

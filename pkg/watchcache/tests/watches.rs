@@ -28,7 +28,7 @@ async fn end(watcher: &mut Watcher) -> Option<Error> {
 #[tokio::test]
 async fn a_filter_makes_changes_appear_and_go() {
     let world = World::new().await;
-    let filter: Filter = Arc::new(|o| o.field(0) == "n1");
+    let filter = Filter::new(|o| o.field(0) == "n1");
     let options = WatchOptions { filter: Some(filter), ..WatchOptions::new(WatchStart::Now) };
     let mut watcher = world.cache.watch(options).await.unwrap();
     world.put("a", "x", "n2").await; // 1: not ours
@@ -73,6 +73,38 @@ async fn interests_wake_those_concerned() {
 }
 
 #[tokio::test]
+async fn who_was_not_concerned_has_missed_nothing() {
+    let ring = RingLimits { max_events: 4, ..RingLimits::default() };
+    let world = World::with(|config| config.ring = ring).await;
+    let interests = [
+        Interest::Namespace("ours".into()),
+        Interest::Object("ours".into(), "x".into()),
+        Interest::Field(0, "ours".into()),
+    ];
+    let mut watchers = Vec::new();
+    for interest in interests {
+        let options = WatchOptions { interest, ..WatchOptions::new(WatchStart::Now) };
+        watchers.push(world.cache.watch(options).await.unwrap());
+    }
+    for round in 0..3 {
+        // more than are kept, while everyone waits
+        for watcher in &mut watchers {
+            let nothing = tokio::time::timeout(Duration::from_millis(1), watcher.next_batch(1)).await;
+            assert!(nothing.is_err(), "round {round}: {nothing:?}");
+        }
+        for i in 0..10 {
+            world.put("theirs", &format!("{i}"), &format!("{round}")).await;
+        }
+        let revision = world.put("ours", "x", "ours").await;
+        world.cache.get("ours", "x", ReadVersion::NotOlderThan(revision)).await.unwrap();
+        let kind = if round == 0 { "ADDED" } else { "MODIFIED" };
+        for watcher in &mut watchers {
+            assert_eq!(take(watcher, 1).await, [format!("{kind} ours/x@{revision}:ours")]);
+        }
+    }
+}
+
+#[tokio::test]
 async fn watches_begin_anywhere_in_the_recent_past() {
     let world = World::new().await;
     let mut all = Vec::new();
@@ -92,7 +124,7 @@ async fn watches_begin_anywhere_in_the_recent_past() {
 
 #[tokio::test]
 async fn initial_objects_come_first_and_are_marked() {
-    let filter: Filter = Arc::new(|o| o.name() != "3");
+    let filter = Filter::new(|o| o.name() != "3");
     for (start, marked) in [
         (WatchStart::State(ReadVersion::Latest), false),
         (WatchStart::State(ReadVersion::NotOlderThan(Revision(10))), false),
@@ -195,7 +227,7 @@ async fn watches_reach_back_into_the_past_of_the_store() {
     assert_eq!(take(&mut late, 10).await, all[20..]);
     let opened = world.storage.watches.lock().len();
     let mut early = world.cache.watch(from(0)).await.unwrap();
-    let filter: Filter = Arc::new(|o| o.field(0) == "n4");
+    let filter = Filter::new(|o| o.field(0) == "n4");
     let options = WatchOptions { filter: Some(filter), ..from(0) };
     let mut filtered = world.cache.watch(options).await.unwrap();
     assert_eq!(take(&mut early, 30).await, all);

@@ -1,11 +1,9 @@
 //! Selectors of a request, checked and compiled to what the cache filters by.
 
-use std::sync::Arc;
-
 use apimachinery::selectors::labels::Operator;
 use apimachinery::selectors::{FieldSelector, LabelSelector, LabelSet};
 use apimachinery::status::Status;
-use watchcache::{Filter, Interest, Labels, StoredObject};
+use watchcache::{Filter, Interest, Labels, Marks, StoredObject};
 
 use super::Exchange;
 use crate::core::caches::Cached;
@@ -72,26 +70,29 @@ pub(crate) fn compile(
     let filter: Option<Filter> = if rest.is_empty() && labels.is_everything() {
         None
     } else {
-        let bits = required_bits(&labels);
-        Some(Arc::new(move |object: &StoredObject| {
-            object.label_bits() & bits == bits
-                && labels.matches(&Of(object.labels()))
-                && rest.iter().all(|term| holds(object, term))
-        }))
+        let marks = required_marks(&labels, &rest);
+        let matches = move |object: &StoredObject| {
+            labels.matches(&Of(object.labels())) && rest.iter().all(|term| holds(object, term))
+        };
+        Some(Filter::new(matches).of_those_with(marks))
     };
     Ok(Selection { name, filter, interest })
 }
 
-/// Bits that every object has which the selector matches.
-fn required_bits(selector: &LabelSelector) -> u64 {
-    let requirements = selector.requirements().iter().filter_map(|requirement| {
+/// What every object has that the selectors match.
+fn required_marks(labels: &LabelSelector, fields: &[(Source, Box<str>, bool)]) -> Marks {
+    let labels = labels.requirements().iter().filter_map(|requirement| {
         let one_value =
             matches!(requirement.operator(), Operator::Equals | Operator::DoubleEquals | Operator::In);
         let mut values = requirement.values();
         let value = values.next().filter(|_| one_value)?;
-        values.next().is_none().then(|| Labels::bits_of(requirement.key(), value))
+        values.next().is_none().then(|| Marks::of_label(requirement.key(), value))
     });
-    requirements.fold(0, |bits, of| bits | of)
+    let fields = fields.iter().filter_map(|term| match term {
+        (Source::Field(index), value, false) => Some(Marks::of_field(*index, value)),
+        _ => None,
+    });
+    labels.chain(fields).fold(Marks::default(), Marks::and)
 }
 
 fn parse_labels(text: &str) -> Result<LabelSelector, Status> {

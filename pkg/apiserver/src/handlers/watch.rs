@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -21,7 +20,7 @@ use prometheus_client::metrics::counter::Counter;
 use rand::Rng;
 use storage::Revision;
 use watchcache::{
-    CacheEvent, EventKind, ReadVersion, StoredObject, WatchItem, WatchOptions, WatchStart, Watcher,
+    CacheEvent, EventKind, Filter, ReadVersion, StoredObject, WatchItem, WatchOptions, WatchStart, Watcher,
 };
 
 use super::{Exchange, select, table, websocket};
@@ -92,18 +91,13 @@ async fn begin(
     if let Some(name) = selection.name
         && !matches!(selection.interest, watchcache::Interest::Object(..))
     {
-        let inner = filter.take();
-        filter = Some(Arc::new(move |object: &StoredObject| {
-            object.name() == name && inner.as_ref().is_none_or(|f| f(object))
-        }));
+        filter = Some(Filter::all(filter, move |object| object.name() == name));
     }
     if let watchcache::Interest::Field(..) = selection.interest
         && !exchange.namespace().is_empty()
     {
-        let (namespace, inner) = (exchange.namespace().to_owned(), filter.take());
-        filter = Some(Arc::new(move |object: &StoredObject| {
-            object.namespace() == namespace && inner.as_ref().is_none_or(|f| f(object))
-        }));
+        let namespace = exchange.namespace().to_owned();
+        filter = Some(Filter::all(filter, move |object| object.namespace() == namespace));
     }
     let from_state = match options.version {
         _ if options.initial_events == Some(false) => None,

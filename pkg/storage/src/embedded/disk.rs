@@ -39,6 +39,8 @@ const LEASE_PREFIX: &[u8] = b"lease/";
 
 /// Records wait in memory up to this size before the engine writes a table; they are in its journal all the while.
 const MEMTABLE_BYTES: u64 = 2 * 1024 * 1024;
+/// In quiet times they need not wait, as they keep much memory around them from being given back, if they are this many.
+const UNSETTLED_BYTES: usize = 256 * 1024;
 const JOURNAL_BYTES: u64 = 64 * 1024 * 1024;
 /// Reads happen at recovery only.
 const CACHE_BYTES: u64 = 1024 * 1024;
@@ -69,6 +71,10 @@ pub(super) struct Batch {
 }
 
 impl Batch {
+    fn value_bytes(&self) -> usize {
+        self.records.iter().map(|r| r.value.as_ref().map_or(0, Bytes::len)).sum()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.records.is_empty() && self.free.is_empty() && self.compacted.is_none() && self.leases.is_empty()
     }
@@ -88,6 +94,8 @@ pub(super) struct Disk {
     /// Free bytes the file system must keep.
     min_free: u64,
     freed_since_reclaim: usize,
+    /// Bytes of records written since [`Disk::settle`].
+    unsettled: usize,
     reclaim: Option<std::thread::JoinHandle<()>>,
     archive: Arc<Archive>,
     _lock: File,
@@ -137,6 +145,7 @@ impl Disk {
             engine: Some(engine),
             min_free,
             freed_since_reclaim: 0,
+            unsettled: 0,
             reclaim: None,
             archive,
             _lock: lock,
@@ -179,7 +188,27 @@ impl Disk {
             return Err(if full { no_space(&error.to_string()) } else { error });
         }
         self.freed_since_reclaim += batch.freed_bytes;
+        self.unsettled += batch.value_bytes();
         Ok(())
+    }
+
+    /// Many records wait in memory for the engine to write a table.
+    pub(super) fn is_unsettled(&self) -> bool {
+        self.unsettled >= UNSETTLED_BYTES
+    }
+
+    /// Has the engine write its next table now, in the background, when many records wait for it.
+    pub(super) fn settle(&mut self) {
+        if !self.is_unsettled() {
+            return;
+        }
+        self.unsettled = 0;
+        if let Some(engine) = &self.engine
+            && let Err(error) = engine.data.rotate_memtable()
+        {
+            // it is written when it is full
+            tracing::debug!(%error, "cannot have the store's engine write a table");
+        }
     }
 
     fn try_commit(&mut self, batch: &Batch, last: Revision) -> fjall::Result<()> {
@@ -238,7 +267,7 @@ impl Disk {
     }
 
     fn check_space(&self, batch: &Batch) -> Result<(), Error> {
-        let writes: usize = batch.records.iter().map(|r| r.value.as_ref().map_or(0, Bytes::len)).sum();
+        let writes = batch.value_bytes();
         // deletions and compaction must get through, they make room
         if writes == 0 {
             return Ok(());

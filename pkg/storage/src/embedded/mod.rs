@@ -153,6 +153,7 @@ impl Embedded {
             leftover,
             paused_until: None,
             tidy_at: Instant::now(),
+            busy: false,
         };
         let thread = std::thread::Builder::new()
             .name("store-writer".into())

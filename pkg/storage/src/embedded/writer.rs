@@ -44,6 +44,8 @@ pub(super) struct Writer {
     pub(super) paused_until: Option<Instant>,
     /// When the hub is looked through for what can be left to the disk.
     pub(super) tidy_at: Instant,
+    /// Something was written since the hub was last looked through.
+    pub(super) busy: bool,
 }
 
 /// However the writer ends, even by a panic: nobody waits for it any more.
@@ -95,7 +97,8 @@ impl Writer {
             (Some(due), Some(pause)) => Some(due.max(pause)),
             (due, _) => due,
         };
-        let tidy = (self.disk.is_some() && !self.shared.hub.is_empty()).then_some(self.tidy_at);
+        let untidy = |disk: &Disk| disk.is_unsettled() || !self.shared.hub.is_empty();
+        let tidy = self.disk.as_ref().is_some_and(untidy).then_some(self.tidy_at);
         due.into_iter().chain(tidy).min()
     }
 
@@ -125,6 +128,7 @@ impl Writer {
         };
         match committed {
             Ok(()) => {
+                self.busy |= !group.batch.is_empty();
                 self.show(group);
                 self.unload(now);
             }
@@ -174,14 +178,15 @@ impl Writer {
 
     /// Leaves to the disk the past that memory has no room for, and now and then what nobody has yet to read.
     fn unload(&mut self, now: Instant) {
-        if self.disk.is_none() {
-            return;
-        }
+        let Some(disk) = &mut self.disk else { return };
         let (soft, hard) = (self.options.history_bytes, self.options.max_history_bytes);
         let mut to = self.shared.hub.overweight(soft, hard);
         if now >= self.tidy_at {
             self.tidy_at = now + self.options.history_age.max(MIN_TIDY_INTERVAL);
             to = to.max(self.shared.hub.outlived());
+            if !std::mem::take(&mut self.busy) {
+                disk.settle();
+            }
         }
         let Some(to) = to else { return };
         let mut view = self.shared.view.read().clone();
