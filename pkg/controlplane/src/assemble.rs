@@ -73,7 +73,7 @@ enum Engine {
 
 impl Store {
     pub(crate) async fn open(config: &StorageConfig) -> Result<Self, Error> {
-        let options = storage::embedded::Options::default();
+        let options = storage::embedded::Options { at_rest: component::memory::rest, ..Default::default() };
         match config {
             StorageConfig::Memory => Ok(Self::embedded(storage::embedded::Embedded::in_memory(options))),
             StorageConfig::Embedded(dir) => {

@@ -46,7 +46,7 @@ impl BalancedChannelBuilder for InOneTask {
                         Change::Insert(uri, endpoint) => {
                             Change::Insert(uri, Endpoint::executor(endpoint, executor.clone()))
                         }
-                        remove => remove,
+                        remove @ Change::Remove(_) => remove,
                     };
                     if members.send(change).await.is_err() {
                         break;

@@ -416,3 +416,42 @@ async fn closing_ends_watches_and_refuses_requests() {
     let refused = storage.txn(vec![Compare { key: "/a".into(), mod_revision: Revision(0) }], vec![]).await;
     assert!(matches!(refused, Err(Error::Closed)));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_quiet_times_records_go_to_a_table_and_the_thread_rests() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    static RESTED: AtomicBool = AtomicBool::new(false);
+    fn tables(dir: &Path) -> usize {
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        entries
+            .map(|entry| match entry.file_type() {
+                Ok(kind) if kind.is_dir() => tables(&entry.path()),
+                _ => usize::from(dir.ends_with("tables")),
+            })
+            .sum()
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let options = || Options {
+        history_age: Duration::from_millis(50),
+        at_rest: || RESTED.store(true, Ordering::SeqCst),
+        ..small()
+    };
+    let storage = Embedded::open(dir.path(), options()).unwrap();
+    let at_first = tables(dir.path());
+    let value = "x".repeat(100_000);
+    for key in ["/a", "/b", "/c"] {
+        put(&storage, key, &value).await;
+    }
+    assert_eq!(tables(dir.path()), at_first, "far fewer than make a table");
+    let before = dump(&storage, None).await;
+    let quiet = async {
+        while !RESTED.load(Ordering::SeqCst) || tables(dir.path()) == at_first {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), quiet).await.expect("a table, and rest");
+    storage.close().await;
+    drop(storage);
+    let storage = Embedded::open(dir.path(), options()).unwrap();
+    assert_eq!(dump(&storage, None).await, before);
+}

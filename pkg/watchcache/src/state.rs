@@ -311,7 +311,7 @@ impl State {
             let too_old = (self.ring.len() > limits.min_events || self.ring_bytes > limits.min_bytes)
                 && now.saturating_duration_since(oldest.seen) > limits.max_age;
             // the latest event stays though it alone is too large, until it is old: watchers must be able to read it
-            if !(too_many || too_old) || self.ring.len() == 1 && !too_old {
+            if !(too_old || too_many && self.ring.len() > 1) {
                 break;
             }
             self.floor = oldest.revision;

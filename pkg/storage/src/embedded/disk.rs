@@ -192,14 +192,9 @@ impl Disk {
         Ok(())
     }
 
-    /// Many records wait in memory for the engine to write a table.
-    pub(super) fn is_unsettled(&self) -> bool {
-        self.unsettled >= UNSETTLED_BYTES
-    }
-
     /// Has the engine write its next table now, in the background, when many records wait for it.
     pub(super) fn settle(&mut self) {
-        if !self.is_unsettled() {
+        if self.unsettled < UNSETTLED_BYTES {
             return;
         }
         self.unsettled = 0;

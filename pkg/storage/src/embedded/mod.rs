@@ -35,7 +35,7 @@ use index::{Found, Index};
 use past::Past;
 use queue::{Queue, Request};
 use replay::{Replay, Replayed};
-use writer::Writer;
+use writer::{AT_REST, Writer};
 
 /// Limits of an engine.
 #[derive(Debug, Clone)]
@@ -58,6 +58,9 @@ pub struct Options {
     pub max_history_disk_bytes: u64,
     /// Bytes left free on the file system.
     pub min_free_bytes: u64,
+    /// Called by the engine's thread when nothing has been written for a while: programs have their allocator give back
+    /// what the thread has freed.
+    pub at_rest: fn(),
 }
 
 impl Default for Options {
@@ -72,6 +75,7 @@ impl Default for Options {
             max_history_events: 300_000,
             max_history_disk_bytes: 1024 * MIB as u64,
             min_free_bytes: 64 * MIB as u64,
+            at_rest: || (),
         }
     }
 }
@@ -153,7 +157,7 @@ impl Embedded {
             leftover,
             paused_until: None,
             tidy_at: Instant::now(),
-            busy: false,
+            quiet: AT_REST,
         };
         let thread = std::thread::Builder::new()
             .name("store-writer".into())

@@ -28,6 +28,10 @@ const MAX_LEASE_TTL: i64 = 9_000_000_000;
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// The hub is not looked through more often than this, however short the past is to be.
 const MIN_TIDY_INTERVAL: Duration = Duration::from_millis(1);
+/// Looks at the hub without a write before the last records are written to a table.
+const SETTLED: u8 = 1;
+/// Looks at the hub without a write after which there is nothing more to put in order.
+pub(super) const AT_REST: u8 = 3;
 
 pub(super) struct Writer {
     pub(super) shared: Arc<Shared>,
@@ -44,8 +48,8 @@ pub(super) struct Writer {
     pub(super) paused_until: Option<Instant>,
     /// When the hub is looked through for what can be left to the disk.
     pub(super) tidy_at: Instant,
-    /// Something was written since the hub was last looked through.
-    pub(super) busy: bool,
+    /// How often the hub has been looked through since something was written, up to [`AT_REST`].
+    pub(super) quiet: u8,
 }
 
 /// However the writer ends, even by a panic: nobody waits for it any more.
@@ -97,8 +101,8 @@ impl Writer {
             (Some(due), Some(pause)) => Some(due.max(pause)),
             (due, _) => due,
         };
-        let untidy = |disk: &Disk| disk.is_unsettled() || !self.shared.hub.is_empty();
-        let tidy = self.disk.as_ref().is_some_and(untidy).then_some(self.tidy_at);
+        let untidy = self.quiet < AT_REST || !self.shared.hub.is_empty();
+        let tidy = (self.disk.is_some() && untidy).then_some(self.tidy_at);
         due.into_iter().chain(tidy).min()
     }
 
@@ -128,7 +132,9 @@ impl Writer {
         };
         match committed {
             Ok(()) => {
-                self.busy |= !group.batch.is_empty();
+                if !group.batch.is_empty() {
+                    self.quiet = 0;
+                }
                 self.show(group);
                 self.unload(now);
             }
@@ -184,9 +190,15 @@ impl Writer {
         if now >= self.tidy_at {
             self.tidy_at = now + self.options.history_age.max(MIN_TIDY_INTERVAL);
             to = to.max(self.shared.hub.outlived());
-            if !std::mem::take(&mut self.busy) {
-                disk.settle();
+            match self.quiet {
+                // something has just been written
+                0 => {}
+                SETTLED => disk.settle(),
+                AT_REST => {}
+                // what was written to a table has been freed by now
+                _ => (self.options.at_rest)(),
             }
+            self.quiet = AT_REST.min(self.quiet + 1);
         }
         let Some(to) = to else { return };
         let mut view = self.shared.view.read().clone();
