@@ -75,7 +75,8 @@ async fn watch(shared: &Shared) -> String {
     let prefix = shared.config.layout.prefix();
     let resource = shared.config.resource.as_str();
     let mut backoff = MIN_BACKOFF;
-    let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
+    // nothing has had time to grow old
+    let mut sweep = tokio::time::interval_at(tokio::time::Instant::now() + SWEEP_INTERVAL, SWEEP_INTERVAL);
     let mut sweeps = 0_u32;
     loop {
         let start = Revision(shared.state.read().revision.0 + 1);
