@@ -11,9 +11,7 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use storage::Storage;
 use storage::objects::KeyLayout;
-use watchcache::{
-    Codec, DecodeError, Decoded, FieldSource, JsonCodec, StoredText, WatchCache, WatchCacheConfig,
-};
+use watchcache::{Codec, DecodeError, Decoded, FieldSource, JsonCodec, WatchCache, WatchCacheConfig};
 
 /// Root of all keys, upstream's `--etcd-prefix` default.
 const ROOT: &str = "/registry";
@@ -99,18 +97,9 @@ impl Caches {
         Cached { cache: WatchCache::start(Arc::clone(&self.storage), config), fields, resource }
     }
 
-    /// Tells the cache of a resource, if it has one, of a value about to be written; see [`WatchCache::announce`].
-    pub(crate) fn announce(
-        &self,
-        descriptor: &ResourceDescriptor,
-        key: &Arc<str>,
-        text: &StoredText,
-        tree: &Value,
-    ) {
-        let cached = self.running.read().of.get(&descriptor.storage.prefix).cloned();
-        if let Some(cached) = cached {
-            cached.cache.announce(key, text, tree);
-        }
+    /// The cache of a resource if it runs already.
+    pub(crate) fn running(&self, descriptor: &ResourceDescriptor) -> Option<Arc<Cached>> {
+        self.running.read().of.get(&descriptor.storage.prefix).cloned()
     }
 
     /// Starts every cache, and waits until they have read the store.

@@ -48,7 +48,8 @@ pub(crate) struct Core {
 }
 
 impl Core {
-    /// Tells the cache of a resource of a value about to be written, unless the store will tell of it in another form.
+    /// Tells the cache of a resource, if it has one, of a value about to be written, unless the store will tell of it in
+    /// another form; see [`watchcache::WatchCache::announce`].
     pub(crate) fn announce(
         &self,
         descriptor: &ResourceDescriptor,
@@ -56,8 +57,10 @@ impl Core {
         text: &StoredText,
         tree: &Value,
     ) {
-        if self.objects.stores_as_given() {
-            self.caches.announce(descriptor, key, text, tree);
+        if self.objects.stores_as_given()
+            && let Some(cached) = self.caches.running(descriptor)
+        {
+            cached.cache.announce(key, text, tree);
         }
     }
 
