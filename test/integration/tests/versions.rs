@@ -18,6 +18,8 @@ async fn filled() -> anyhow::Result<(Cluster, String, String)> {
     let mut changed = before["items"][0].clone();
     changed["data"] = json!({"changed": "yes"});
     let after = cluster.ok("PUT", &format!("{CM}/c0"), &changed).await?;
+    // an answer from the store: from now on "any state", which is what the cache has, is no older than this one
+    cluster.ok("GET", CM, &Value::Null).await?;
     let text = |v: &Value| v["metadata"]["resourceVersion"].as_str().unwrap_or("").to_owned();
     Ok((cluster, text(&before), text(&after)))
 }
