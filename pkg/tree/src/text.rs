@@ -9,11 +9,25 @@ use crate::Value;
 pub trait Sink {
     /// Appends a part.
     fn push_part(&mut self, part: &str);
+
+    /// Appends a part between quotes.
+    fn push_quoted(&mut self, part: &str) {
+        self.push_part("\"");
+        self.push_part(part);
+        self.push_part("\"");
+    }
 }
 
 impl Sink for Vec<u8> {
     fn push_part(&mut self, part: &str) {
         self.extend_from_slice(part.as_bytes());
+    }
+
+    fn push_quoted(&mut self, part: &str) {
+        self.reserve(part.len() + 2);
+        self.push(b'"');
+        self.extend_from_slice(part.as_bytes());
+        self.push(b'"');
     }
 }
 
@@ -69,13 +83,16 @@ pub fn value(tree: &Value, out: &mut impl Sink) {
 
 /// Appends a text with its quotes.
 pub fn string(text: &str, out: &mut impl Sink) {
+    let Some(at) = first_to_escape(text.as_bytes()) else { return out.push_quoted(text) };
     out.push_part("\"");
     let mut rest = text;
-    while let Some(at) = first_to_escape(rest.as_bytes()) {
+    let mut next = Some(at);
+    while let Some(at) = next {
         out.push_part(&rest[..at]);
         escape(rest.as_bytes()[at], out);
         // what is escaped is one byte long
         rest = &rest[at + 1..];
+        next = first_to_escape(rest.as_bytes());
     }
     out.push_part(rest);
     out.push_part("\"");
@@ -84,27 +101,51 @@ pub fn string(text: &str, out: &mut impl Sink) {
 /// Where the first quote, backslash or control character is, with which a JSON string goes on otherwise; eight bytes at a
 /// time.
 pub fn first_to_escape(bytes: &[u8]) -> Option<usize> {
-    const ONES: u64 = u64::from_ne_bytes([1; 8]);
-    const HIGHS: u64 = ONES << 7;
     let (words, tail) = bytes.as_chunks::<8>();
     for (i, word) in words.iter().enumerate() {
-        let word = u64::from_ne_bytes(*word);
-        // the high bit of a byte is set where the byte is below n; bytes from 128 on never count
-        let below = |word: u64, n: u64| word.wrapping_sub(ONES * n) & !word & HIGHS;
-        let equal = |byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
-        if below(word, 0x20) | equal(b'"') | equal(b'\\') != 0 {
-            // a borrow can set too many bits, never too few
-            if let Some(at) = word.to_ne_bytes().iter().position(|byte| must_escape(*byte)) {
-                return Some(i * 8 + at);
-            }
+        let found = to_escape(u64::from_le_bytes(*word));
+        if found != 0 {
+            return Some(i * 8 + first(found));
         }
     }
-    let start = bytes.len() - tail.len();
-    tail.iter().position(|byte| must_escape(*byte)).map(|at| start + at)
+    let len = tail.len();
+    let start = bytes.len() - len;
+    // the last bytes as a word of their own: with those before them shifted out, with some twice, or filled up
+    let mut twice = 0;
+    let word = if len == 0 {
+        return None;
+    } else if let Some(last) = bytes.last_chunk::<8>() {
+        u64::from_le_bytes(*last) >> (8 * (8 - len)) | FILLER << (8 * len)
+    } else if let (Some(head), Some(end)) = (tail.first_chunk::<4>(), tail.last_chunk::<4>()) {
+        twice = 8 - len;
+        u64::from(u32::from_le_bytes(*head)) | u64::from(u32::from_le_bytes(*end)) << 32
+    } else {
+        tail.iter().rev().fold(FILLER, |word, byte| word << 8 | u64::from(*byte))
+    };
+    let found = to_escape(word);
+    if found == 0 {
+        return None;
+    }
+    let at = first(found);
+    Some(start + if at < 4 { at } else { at - twice })
 }
 
-fn must_escape(byte: u8) -> bool {
-    byte < 0x20 || byte == b'"' || byte == b'\\'
+/// Bytes that are not escaped.
+const FILLER: u64 = ONES * b' ' as u64;
+const ONES: u64 = u64::from_ne_bytes([1; 8]);
+
+/// Has the high bit of the first byte set that must be escaped, and none before; nothing when there is none.
+fn to_escape(word: u64) -> u64 {
+    const HIGHS: u64 = ONES << 7;
+    // the high bit of a byte is set where the byte is below n; bytes from 128 on never count. Of several bits only the
+    // first is certain: a byte that is below borrows from the next one
+    let below = |word: u64, n: u64| word.wrapping_sub(ONES * n) & !word & HIGHS;
+    let equal = |byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
+    below(word, 0x20) | equal(b'"') | equal(b'\\')
+}
+
+fn first(found: u64) -> usize {
+    found.trailing_zeros() as usize / 8
 }
 
 fn escape(byte: u8, out: &mut impl Sink) {

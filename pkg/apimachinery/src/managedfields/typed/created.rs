@@ -189,8 +189,15 @@ impl Typed<'_> {
         into: &mut Fields,
     ) -> Result<(), Unusual> {
         let at = at.item()?;
+        let mut before: Option<(&Value, Value)> = None;
         for value in values {
-            into.push((self.item_key(item, identity, value)?, self.all_new(item, value, at)?));
+            // many items say the same of themselves, and share what is said
+            let record = match before.take() {
+                Some((other, record)) if alike(other, value) => record,
+                _ => self.all_new(item, value, at)?,
+            };
+            into.push((self.item_key(item, identity, value)?, record.clone()));
+            before = Some((value, record));
         }
         into.sort_by(|(a, _), (b, _)| a.cmp(b));
         // items that occur twice are members with nothing below them
@@ -235,6 +242,18 @@ impl Typed<'_> {
             }
             _ => Err(Unusual),
         }
+    }
+}
+
+/// Two values of one type have the same record: they have the same members, down to what is no member.
+fn alike(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Object(a), Value::Object(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|((ka, a), (kb, b))| ka == kb && alike(a, b))
+        }
+        // items are known by what they say
+        (Value::Array(_), _) | (_, Value::Array(_)) => a == b,
+        _ => std::mem::discriminant(a) == std::mem::discriminant(b),
     }
 }
 

@@ -242,6 +242,27 @@ fn creators_own_what_is_not_blank() {
                 "k:{\"name\":\"b\"}": {},
             }}),
         ),
+        // items alike, and such that only seem so
+        (
+            json!({"containers": [
+                {"name": "a", "image": "1", "ports": [{"containerPort": 1}]},
+                {"name": "b", "image": "2", "ports": [{"containerPort": 1}]},
+                {"name": "c", "image": "3", "ports": [{"containerPort": 2}]},
+                {"name": "d", "args": "4", "ports": [{"containerPort": 2}]},
+            ]}),
+            {
+                let port = |n: u16| {
+                    let key = format!("k:{{\"containerPort\":{n},\"protocol\":\"TCP\"}}");
+                    json!({".": {}, key: {".": {}, "f:containerPort": {}}})
+                };
+                json!({"f:containers": {
+                    "k:{\"name\":\"a\"}": {".": {}, "f:name": {}, "f:image": {}, "f:ports": port(1)},
+                    "k:{\"name\":\"b\"}": {".": {}, "f:name": {}, "f:image": {}, "f:ports": port(1)},
+                    "k:{\"name\":\"c\"}": {".": {}, "f:name": {}, "f:image": {}, "f:ports": port(2)},
+                    "k:{\"name\":\"d\"}": {".": {}, "f:name": {}, "f:args": {}, "f:ports": port(2)},
+                }})
+            },
+        ),
         (
             json!({"tolerations": ["a", "b"], "extension": {"a": {"b": 1}}, "free": {"a": {"b": [1]}}}),
             json!({

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use apimachinery::Value;
+
 use crate::cursor::At;
 use crate::kinds::resources::quantity;
 
@@ -53,18 +55,7 @@ fn duplicates<'a>(warnings: &mut Vec<String>, list: &At<'a>, key: &'a str) {
 }
 
 fn of_container(warnings: &mut Vec<String>, container: &At<'_>) {
-    let mut defined: BTreeSet<&str> = BTreeSet::new();
-    for variable in container.get("env").items() {
-        let name = variable.get("name").text();
-        // a variable that refers to its former value is meant
-        let refers = || variable.get("value").text().contains(&format!("$({name})"));
-        if !defined.insert(name) && !refers() {
-            let path = variable.path();
-            warnings.push(format!(
-                "{path}: hides previous definition of {name:?}, which may be dropped when using apply"
-            ));
-        }
-    }
+    hidden_variables(warnings, container);
     for kind in ["limits", "requests"] {
         for resource in ["memory", "ephemeral-storage"] {
             let at = container.get("resources").get(kind).key(resource);
@@ -84,6 +75,29 @@ fn of_container(warnings: &mut Vec<String>, container: &At<'_>) {
             warnings.push(format!("{}: duplicate port definition", port.path()));
         }
         ports.insert(identity);
+    }
+}
+
+fn hidden_variables(warnings: &mut Vec<String>, container: &At<'_>) {
+    let variables = container.get("env");
+    let list = variables.value().and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let mut names: Vec<_> =
+        list.iter().map(|variable| variable.get("name").and_then(Value::as_str)).collect();
+    names.sort_unstable();
+    if names.is_sorted_by(|a, b| a < b) {
+        return;
+    }
+    let mut defined: BTreeSet<&str> = BTreeSet::new();
+    for variable in variables.items() {
+        let name = variable.get("name").text();
+        // a variable that refers to its former value is meant
+        let refers = || variable.get("value").text().contains(&format!("$({name})"));
+        if !defined.insert(name) && !refers() {
+            let path = variable.path();
+            warnings.push(format!(
+                "{path}: hides previous definition of {name:?}, which may be dropped when using apply"
+            ));
+        }
     }
 }
 
