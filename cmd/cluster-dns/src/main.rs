@@ -8,7 +8,7 @@ use clap::Parser;
 use client::config::{ClientOptions, client_from};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: component::memory::Allocator = component::memory::Allocator;
 
 /// Threads of the runtime.
 const THREADS: usize = 2;
@@ -69,9 +69,7 @@ fn main() -> anyhow::Result<()> {
     component::install_crypto();
     let arguments = Arguments::parse_from(component::flags::arguments());
     component::logs::init(&arguments.logs);
-    component::runtime(Some(THREADS))
-        .context("cannot start the asynchronous runtime")?
-        .block_on(run(arguments))
+    component::runtime(THREADS).context("cannot start the asynchronous runtime")?.block_on(run(arguments))
 }
 
 async fn run(arguments: Arguments) -> anyhow::Result<()> {

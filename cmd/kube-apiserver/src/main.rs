@@ -17,13 +17,13 @@ use clap::Parser as _;
 use component::{flags, logs, shutdown};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: component::memory::Allocator = component::memory::Allocator;
 
 fn main() -> anyhow::Result<()> {
     component::use_small_pages();
     component::install_crypto();
     let arguments = flags::arguments();
-    let runtime = component::runtime(None)?;
+    let runtime = component::runtime(threads())?;
     if arguments.get(1).is_some_and(|a| a == "dev") {
         let args = dev::Args::parse_from(
             std::iter::once("kube-apiserver dev".to_owned()).chain(arguments.into_iter().skip(2)),
@@ -37,4 +37,10 @@ fn main() -> anyhow::Result<()> {
         let shutdown = shutdown::on_signals()?;
         Ok(controlplane::run(config, shutdown).await?)
     })
+}
+
+/// Threads of the runtime: as many as `GOMAXPROCS` says, which operators may have set for upstream's server.
+fn threads() -> usize {
+    let set = std::env::var("GOMAXPROCS").ok().and_then(|text| text.parse().ok());
+    set.filter(|threads| *threads > 0).unwrap_or_else(component::threads_for_requests)
 }

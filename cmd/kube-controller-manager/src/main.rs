@@ -10,7 +10,7 @@ use component::metrics::Metrics;
 use daemon::serving::Server;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: component::memory::Allocator = component::memory::Allocator;
 
 /// Threads of the runtime: controllers wait more than they work.
 const THREADS: usize = 2;
@@ -20,7 +20,7 @@ fn main() -> anyhow::Result<()> {
     component::install_crypto();
     let args = args::Args::parse_from(component::flags::arguments());
     component::logs::init(&args.logs);
-    let runtime = component::runtime(Some(THREADS)).context("cannot start the asynchronous runtime")?;
+    let runtime = component::runtime(THREADS).context("cannot start the asynchronous runtime")?;
     runtime.block_on(run(args))
 }
 

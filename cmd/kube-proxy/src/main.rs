@@ -16,7 +16,7 @@ use crate::file::File;
 use crate::flags::FLAGS;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: component::memory::Allocator = component::memory::Allocator;
 
 /// Threads of the runtime: the proxy waits more than it works.
 const THREADS: usize = 2;
@@ -88,7 +88,7 @@ fn main() -> anyhow::Result<()> {
     let arguments = Arguments::from_arg_matches(&matches)?;
     let file = arguments.file(&matches)?;
     logs::init(&arguments.logs(&matches, &file));
-    component::runtime(Some(THREADS))
+    component::runtime(THREADS)
         .context("cannot start the asynchronous runtime")?
         .block_on(run(&arguments, &file))
 }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::file::File;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: component::memory::Allocator = component::memory::Allocator;
 
 /// Threads of the runtime: one decides, one reads and writes.
 const THREADS: usize = 2;
@@ -91,9 +91,7 @@ fn main() -> anyhow::Result<()> {
     component::install_crypto();
     let arguments = Arguments::parse_from(component::flags::arguments());
     component::logs::init(&arguments.logs);
-    component::runtime(Some(THREADS))
-        .context("cannot start the asynchronous runtime")?
-        .block_on(run(arguments))
+    component::runtime(THREADS).context("cannot start the asynchronous runtime")?.block_on(run(arguments))
 }
 
 async fn run(arguments: Arguments) -> anyhow::Result<()> {

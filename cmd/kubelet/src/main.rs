@@ -16,7 +16,7 @@ use kubelet::{Clients, Config, Flags, KubeletConfiguration, config};
 use crate::flags::FLAGS;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: component::memory::Allocator = component::memory::Allocator;
 
 /// Threads of the runtime: the kubelet waits more than it works.
 const THREADS: usize = 2;
@@ -134,7 +134,7 @@ fn main() -> anyhow::Result<()> {
     }
     let config = Config::new(&file, &arguments.flags(), client::config::host_name())?;
     kubelet::host::apply(&config.host)?;
-    let runtime = component::runtime(Some(THREADS)).context("cannot start the asynchronous runtime")?;
+    let runtime = component::runtime(THREADS).context("cannot start the asynchronous runtime")?;
     runtime.block_on(async {
         let clients = clients(&arguments, &config).await.context("cannot reach the API server")?;
         let shutdown = component::shutdown::on_signals().context("cannot listen for signals")?;

@@ -18,7 +18,7 @@ const MTU: u32 = 1500;
 /// Runs a node's agent until it is told to stop or a part of it fails; the node's first process starts it again.
 pub(crate) fn main(paths: &Paths, spec: &Spec, node: &str) -> anyhow::Result<()> {
     component::logs::init(&component::logs::Options { verbosity: spec.verbosity, ..Default::default() });
-    component::runtime(Some(THREADS))?.block_on(run(paths, node))
+    component::runtime(THREADS)?.block_on(run(paths, node))
 }
 
 async fn connect(kubeconfig: &Path, component: &str) -> anyhow::Result<kube::Client> {

@@ -13,7 +13,7 @@ use clap::{Args, Parser, Subcommand};
 use cluster::spec::{Paths, Spec};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: component::memory::Allocator = component::memory::Allocator;
 
 /// Kubernetes in one binary.
 #[derive(Debug, Parser)]

@@ -28,7 +28,7 @@ pub(crate) fn main(paths: &Paths, spec: &Spec) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on port {} of the loopback address", spec.port))?;
     cluster::launch::enter_network(&spec.netns("ctl"))?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
-    component::runtime(Some(threads))?.block_on(run(configuration(paths, spec, local), paths))
+    component::runtime(threads)?.block_on(run(configuration(paths, spec, local), paths))
 }
 
 fn configuration(paths: &Paths, spec: &Spec, local: TcpListener) -> Config {

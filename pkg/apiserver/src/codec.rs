@@ -181,9 +181,14 @@ fn protobuf_metadata(bytes: &[u8]) -> Option<Value> {
     protobuf::decode_object(catalog.schema(), partial.node, bytes).ok()
 }
 
-/// What every write stores: the object (in its stored version) normalised, as bytes.
-pub(crate) fn to_stored(target: &Target, object: &mut Value) -> Result<StoredText, Status> {
-    normalise(target, object, None);
+/// What every write stores: the object (in its stored version) normalised, as bytes. What it shares with one that is
+/// normal already need not be looked at.
+pub(crate) fn to_stored(
+    target: &Target,
+    object: &mut Value,
+    normal: Option<&Value>,
+) -> Result<StoredText, Status> {
+    normalise(target, object, normal);
     stored_text(object)
 }
 

@@ -6,9 +6,10 @@ use apimachinery::descriptor::VerbSet;
 use apimachinery::meta::GroupVersionResource;
 use apimachinery::status::{Reason, Status};
 use component::http::{Request, Response};
+use component::work;
 
 use crate::context::RequestContext;
-use crate::core::Target;
+use crate::core::{Target, write_time};
 use crate::extension::Call;
 use crate::handlers::{Exchange, create, delete, deletecollection, get, list, patch, scale, update, watch};
 use crate::paths;
@@ -65,7 +66,11 @@ pub(crate) async fn route(
     let verb = info.verb;
     let subresource = info.subresource.clone();
     let exchange = Exchange::new(Arc::clone(server), context, target, request).await?;
-    match (subresource.as_str(), verb) {
+    work::turns_taking(write_time(exchange.body.len()), answer(exchange, verb, &subresource)).await
+}
+
+async fn answer(exchange: Exchange, verb: &str, subresource: &str) -> Result<Response, Status> {
+    match (subresource, verb) {
         ("", "create") => create::handle(exchange).await,
         ("", "list") => list::handle(exchange).await,
         ("", "watch") => watch::handle(exchange).await,

@@ -17,6 +17,7 @@ pub mod serving;
 pub mod shutdown;
 mod streams;
 pub mod tls;
+pub mod work;
 
 /// The version of Kubernetes this tree implements, as `/version` and `kubelet` report it.
 pub const KUBERNETES_VERSION: &str = "v1.36.0";
@@ -31,15 +32,18 @@ pub fn install_crypto() {
 /// the calls of who walks them.
 pub const STACK_BYTES: usize = 16 << 20;
 
-/// The asynchronous runtime of a daemon with this many threads; without a number it has one for each core. Few threads
-/// keep memory low, and every thread gives memory back when it rests.
-pub fn runtime(threads: Option<usize>) -> std::io::Result<tokio::runtime::Runtime> {
+/// The asynchronous runtime of a daemon with this many threads. Few threads keep memory low, and every thread gives
+/// memory back when it rests. What takes long shall step aside: [`work`].
+pub fn runtime(threads: usize) -> std::io::Result<tokio::runtime::Runtime> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    if let Some(threads) = threads {
-        builder.worker_threads(threads);
-    }
-    builder.thread_stack_size(STACK_BYTES);
+    builder.worker_threads(threads).thread_stack_size(STACK_BYTES);
     builder.enable_all().on_thread_park(memory::rest).build()
+}
+
+/// Threads for who answers many small requests: one for two cores. Threads that have little to do each spend their time
+/// with waking one another (docs/adr/0013).
+pub fn threads_for_requests() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1))
 }
 
 /// Keeps this process on small memory pages. Call early in programs that shall stay small: with huge pages an allocator's

@@ -20,7 +20,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 
 /// The allocator of the server.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: component::memory::Allocator = component::memory::Allocator;
 
 const ROUNDS: usize = 5;
 /// Each round takes about so long.

@@ -16,6 +16,10 @@ use integration::Cluster;
 use nix::sys::resource::{UsageWho, getrusage};
 use serde_json::{Value, json};
 
+/// The allocator of the server.
+#[global_allocator]
+static ALLOCATOR: component::memory::Allocator = component::memory::Allocator;
+
 const PODS: usize = 1000;
 const ROUNDS: usize = 5;
 const WATCHERS: usize = 100;
@@ -223,7 +227,7 @@ impl Bench {
 
 fn main() -> anyhow::Result<()> {
     let wanted = std::env::args().skip(1).find(|argument| !argument.starts_with("--"));
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = component::runtime(component::threads_for_requests())?;
     runtime.block_on(async {
         let cluster = Cluster::with(StorageConfig::Memory).await?;
         let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});

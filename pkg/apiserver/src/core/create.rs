@@ -2,7 +2,7 @@
 
 use admission::Operation;
 use apimachinery::Value;
-use apimachinery::meta::{metadata_mut, name as name_of, str_at};
+use apimachinery::meta::{metadata as metadata_of, metadata_mut, name as name_of, str_at};
 use apimachinery::status::{Reason, Status};
 use storage::objects::WriteError;
 
@@ -70,6 +70,10 @@ impl Core {
             let manage = Manage { context: place.context, target: place.target, subresource: "", manager };
             manage.on_update(None, &mut object);
         }
+        // what the record of owners was made of is normal; what becomes of it shares most with it
+        let is_normal =
+            params.manager.is_some() && place.stores_served_version() && metadata_of(&object).is_some();
+        let normal = is_normal.then(|| object.clone());
         if params.admission {
             let name = name_of(&object).to_owned();
             // a namespace is in itself
@@ -82,7 +86,7 @@ impl Core {
         }
         let base = str_at(&object, &["metadata", "generateName"]).to_owned();
         if !name_of(&object).is_empty() || base.is_empty() {
-            return match self.create_named(place, object, params).await? {
+            return match self.create_named(place, object, normal.as_ref(), params).await? {
                 Ok(created) => Ok(created),
                 Err(taken) => Err(taken),
             };
@@ -93,7 +97,7 @@ impl Core {
             if let Some(metadata) = metadata_mut(&mut named) {
                 metadata.insert("name".into(), name.into());
             }
-            if let Ok(created) = self.create_named(place, named, params).await? {
+            if let Ok(created) = self.create_named(place, named, normal.as_ref(), params).await? {
                 return Ok(created);
             }
         }
@@ -110,6 +114,7 @@ impl Core {
         self: &std::sync::Arc<Self>,
         place: &Place<'_>,
         mut object: Value,
+        normal: Option<&Value>,
         params: &WriteParams,
     ) -> Result<Result<Written, Status>, Status> {
         if !matches!(str_at(&object, &["metadata", "resourceVersion"]), "" | "0") {
@@ -133,7 +138,7 @@ impl Core {
             Some(hook) if params.rules => hook.begin_create(&write, &mut object).await?,
             _ => Box::new(Nothing),
         };
-        let outcome = self.store_new(place, object, params).await;
+        let outcome = self.store_new(place, object, normal, params).await;
         finish.finish(matches!(&outcome, Ok(Ok(_))) && !params.dry_run).await;
         outcome
     }
@@ -142,6 +147,7 @@ impl Core {
         &self,
         place: &Place<'_>,
         mut object: Value,
+        normal: Option<&Value>,
         params: &WriteParams,
     ) -> Result<Result<Written, Status>, Status> {
         if params.rules {
@@ -153,7 +159,7 @@ impl Core {
             let admit = admission_of(place, Operation::Create, namespace, &name, "", params);
             self.admit_stored(&admit, place.target, &mut object, None).await?;
         }
-        let mut text = crate::codec::to_stored(place.target, &mut object)?;
+        let mut text = crate::codec::to_stored(place.target, &mut object, normal)?;
         let key = caches::layout(&place.descriptor).key(apimachinery::meta::namespace(&object), &name);
         let taken = |existing: &storage::KeyValue| {
             let mut status = Status::already_exists(&place.group_resource(), &name);
@@ -173,7 +179,7 @@ impl Core {
             self.announce(&place.descriptor, &key, &text, &object);
             let mut made = self.objects.create(std::sync::Arc::clone(&key), text.json().clone(), ttl).await;
             if super::is_too_large(&made) && super::drop_owners(params, &mut object) {
-                text = crate::codec::to_stored(place.target, &mut object)?;
+                text = crate::codec::to_stored(place.target, &mut object, normal)?;
                 made = self.objects.create(key, text.json().clone(), ttl).await;
             }
             match made {

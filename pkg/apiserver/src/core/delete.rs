@@ -8,6 +8,7 @@ use apimachinery::Value;
 use apimachinery::meta::{at, metadata_mut, name as name_of, resource_version, uid};
 use apimachinery::objectmeta::{FOREGROUND_FINALIZER as FOREGROUND, ORPHAN_FINALIZER as ORPHAN};
 use apimachinery::status::{Details, FieldError, Status};
+use component::work;
 use jiff::{Timestamp, ToSpan};
 use storage::objects::{Attempt, Outcome};
 
@@ -15,7 +16,7 @@ use super::admit::Phase;
 use super::create::{Place, WriteParams, admission_of, is_namespace};
 use super::metadata::{finalizers_of, time_text};
 use super::update::Subject;
-use super::{Core, set_resource_version, write_failure};
+use super::{Core, set_resource_version, write_failure, write_time};
 use crate::extension::{DeleteRequest, Write};
 use crate::store::{Deleted, ResourceStore};
 
@@ -48,7 +49,8 @@ impl Core {
         let mut first = true;
         loop {
             let Some(kv) = attempt.current() else { return Err(place.not_found(subject.name)) };
-            let mut object = crate::codec::from_stored(&place.descriptor, &kv.value)?;
+            let read = || crate::codec::from_stored(&place.descriptor, &kv.value);
+            let mut object = work::taking(write_time(kv.value.len()), read)?;
             set_resource_version(&mut object, kv.mod_revision);
             check_preconditions(place, subject.name, &object, request)?;
             if params.admission && first {
@@ -99,7 +101,7 @@ impl Core {
         match plan(place, &object, request) {
             Plan::Pending => answer(object, false),
             Plan::Mark(mut marked) => {
-                let text = crate::codec::to_stored(place.target, &mut marked)?;
+                let text = crate::codec::to_stored(place.target, &mut marked, None)?;
                 if params.dry_run {
                     return answer(*marked, false);
                 }

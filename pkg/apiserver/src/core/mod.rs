@@ -16,6 +16,7 @@ pub(crate) mod values;
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use apimachinery::Value;
 use apimachinery::descriptor::{Registry, ResourceDescriptor, ServedVersion};
@@ -133,6 +134,11 @@ impl Target {
         self.descriptor.version(stored).unwrap_or_else(|| self.served())
     }
 
+    /// Objects in this version are stored as they are.
+    pub(crate) fn stores_served_version(&self) -> bool {
+        self.served().conversion.is_none() && self.gvk() == self.descriptor.storage.gvk
+    }
+
     /// The 422 of field errors.
     pub(crate) fn invalid(&self, name: &str, errors: &[apimachinery::status::FieldError]) -> Status {
         Status::invalid(&self.descriptor.group, &self.descriptor.kind, name, errors)
@@ -142,6 +148,11 @@ impl Target {
     pub(crate) fn not_found(&self, name: &str) -> Status {
         Status::not_found(&self.group_resource(), name)
     }
+}
+
+/// About the time it takes to write an object of so many bytes: to read, complete, judge and encode it.
+pub(crate) fn write_time(bytes: usize) -> Duration {
+    Duration::from_nanos(20 * bytes as u64)
 }
 
 /// Puts a revision into `metadata.resourceVersion`.

@@ -7,6 +7,7 @@ use apimachinery::Value;
 use apimachinery::meta::{at, metadata_mut, resource_version, uid};
 use apimachinery::status::{FieldError, Status};
 use apimachinery::strategy::Resets;
+use component::work;
 use storage::objects::{Attempt, Outcome};
 use storage::{KeyValue, Revision};
 use watchcache::{ReadVersion, StoredText};
@@ -14,7 +15,7 @@ use watchcache::{ReadVersion, StoredText};
 use super::admit::Phase;
 use super::create::{Place, WriteParams, admission_of, is_namespace};
 use super::manage::Manage;
-use super::{Core, caches, metadata, set_resource_version, write_failure};
+use super::{Core, caches, metadata, set_resource_version, write_failure, write_time};
 use crate::extension::{Nothing, Write, WriteFinish};
 use crate::store::ResourceStore;
 
@@ -97,7 +98,9 @@ impl Core {
                 }
                 return self.create_instead(subject, change, params).await;
             }
-            attempt = match self.step(subject, change, params, attempt).await? {
+            let time = write_time(attempt.current().map_or(0, |kv| kv.value.len()));
+            let step = self.step(subject, change, params, attempt);
+            attempt = match work::turns_taking(time, step).await? {
                 Step::Done(written) => return Ok(written),
                 Step::Conflict(next) => next,
                 Step::Stale(next, refused) => {

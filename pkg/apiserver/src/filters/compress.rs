@@ -3,9 +3,11 @@
 use std::io::Write as _;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use component::http::{Body, BoxError, Response};
+use component::work;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use http::{HeaderMap, HeaderValue, header};
@@ -53,6 +55,8 @@ struct Gzip {
     encoder: Option<GzEncoder<Vec<u8>>>,
 }
 
+/// Frames of this size are parts of something large.
+const LARGE: usize = 32 * 1024;
 /// Compressed bytes that are kept back until there are this many.
 const FLUSH_BYTES: usize = 16 * 1024;
 
@@ -70,7 +74,9 @@ impl http_body::Body for Gzip {
             match std::task::ready!(Pin::new(&mut this.body).poll_frame(cx)) {
                 Some(Ok(frame)) => {
                     let Ok(data) = frame.into_data() else { continue };
-                    encoder.write_all(&data)?;
+                    // a client that takes much gets one frame after the other, and half a millisecond each
+                    let time = if data.len() < LARGE { Duration::ZERO } else { work::LONG };
+                    work::taking(time, || encoder.write_all(&data))?;
                     if encoder.get_ref().len() >= FLUSH_BYTES {
                         let out = std::mem::take(encoder.get_mut());
                         return Poll::Ready(Some(Ok(Frame::data(out.into()))));

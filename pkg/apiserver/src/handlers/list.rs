@@ -14,13 +14,14 @@ use apimachinery::schema::{NodeId, Schema};
 use apimachinery::status::{Reason, Status};
 use bytes::Bytes;
 use component::http::{BoxError, Response};
+use component::work;
 use http::{HeaderValue, StatusCode, header};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use storage::Revision;
 use watchcache::{ListOptions, ListPage, ReadVersion, StoredObject};
 
-use super::{Exchange, select, table};
+use super::{Exchange, make_time, select, table};
 use crate::core::Target;
 use crate::core::caches::Cached;
 use crate::core::encode::{Encoder, meta_type, write_partial};
@@ -32,6 +33,8 @@ use crate::respond;
 const CHUNK_BYTES: usize = 64 * 1024;
 /// Of so many objects encodings are made by one request at a time, with looks at the clock in between.
 const MANY: usize = 32;
+/// About the time it takes to look at an object that a list may be of.
+const PASSING_BY: Duration = Duration::from_nanos(50);
 /// Others get their turn after this time.
 const LONG: Duration = Duration::from_millis(2);
 
@@ -87,7 +90,8 @@ pub(crate) async fn page(exchange: &Exchange, options: &ReadOptions) -> Result<L
         continue_token: Some(options.continue_token.clone()).filter(|t| !t.is_empty()),
         filter: selection.filter,
     };
-    Ok(cached.cache.list(&list).await?)
+    let time = PASSING_BY * cached.cache.stats().objects as u32;
+    Ok(work::turns_taking(time, cached.cache.list(&list)).await?)
 }
 
 /// The table of API concepts, "Semantics for get and list".
@@ -160,9 +164,12 @@ async fn write(
     {
         return Ok(message);
     }
-    let text = body.collect()?;
-    let value = apimachinery::json::parse(&text).map_err(|e| Status::internal(e.to_string()))?.value;
-    Ok(respond::object(StatusCode::OK, &value, None, media))
+    let bytes = body.items.as_slice().iter().map(|object| object.json_len()).sum();
+    work::taking(make_time(bytes), || {
+        let text = body.collect()?;
+        let value = apimachinery::json::parse(&text).map_err(|e| Status::internal(e.to_string()))?.value;
+        Ok(respond::object(StatusCode::OK, &value, None, media))
+    })
 }
 
 /// The list as protobuf, `None` where the kind has no such form.
@@ -306,6 +313,15 @@ struct ListBody {
 }
 
 impl ListBody {
+    /// About the time it takes to make what is left. Objects are only copied, and clients take no more than some thousands
+    /// at a time.
+    fn remaining_time(&self) -> Duration {
+        match self.shown {
+            Items::Objects | Items::Partial(_) => Duration::ZERO,
+            Items::Rows(..) => Duration::from_micros(3) * self.items.len() as u32,
+        }
+    }
+
     /// The next piece, `None` at the end.
     fn chunk(&mut self) -> Result<Option<Vec<u8>>, Status> {
         if self.done {
@@ -357,7 +373,9 @@ impl http_body::Body for Streamed {
         if let Some(first) = self.first.take() {
             return Poll::Ready(Some(Ok(Frame::data(first))));
         }
-        Poll::Ready(match self.rest.chunk() {
+        // a client that takes much gets one piece after the other
+        let time = self.rest.remaining_time();
+        Poll::Ready(match work::taking(time, || self.rest.chunk()) {
             Ok(Some(chunk)) => Some(Ok(Frame::data(chunk.into()))),
             Ok(None) => None,
             Err(error) => Some(Err(error.into())),

@@ -14,6 +14,7 @@ pub(crate) mod watch;
 pub mod websocket;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use apimachinery::Value;
 use apimachinery::coerce::FieldValidation;
@@ -95,11 +96,9 @@ impl Exchange {
     /// Answers with what a write has made. Where the client wants what is stored, the stored bytes are the answer.
     pub(crate) fn respond_written(&self, written: Written, media: &MediaType) -> Result<Response, Status> {
         let code = if written.created { StatusCode::CREATED } else { StatusCode::OK };
-        let is_stored_version = self.target.served().conversion.is_none()
-            && self.target.gvk() == self.target.descriptor.storage.gvk;
         let plain = media.view == View::Object && media.format == Format::Json && !media.pretty;
         match written.stored {
-            Some((text, revision)) if plain && is_stored_version => {
+            Some((text, revision)) if plain && self.target.stores_served_version() => {
                 let mut text = text.with_version(revision);
                 text.push(b'\n');
                 Ok(respond::bytes(code, Format::Json.media_type(), text))
@@ -148,6 +147,11 @@ impl Exchange {
         };
         Ok(respond::object(code, &shown, None, media))
     }
+}
+
+/// About the time it takes to make another form of so much JSON.
+fn make_time(bytes: usize) -> Duration {
+    Duration::from_nanos(10 * bytes as u64)
 }
 
 /// 406: a list was asked for where there is one object.

@@ -14,6 +14,7 @@ mod parameters;
 use std::collections::HashMap;
 use std::io::Read as _;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use apimachinery::descriptor::{Registry, Resources, ServedVersion};
 use apimachinery::schema::Schema;
@@ -22,6 +23,7 @@ use apimachinery::{Map, json};
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use component::http::{Response, empty};
+use component::work;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use parking_lot::Mutex;
 
@@ -46,6 +48,9 @@ const V3_PROTOBUF: [&str; 2] = [
 ];
 /// What the hashed URLs of version 3 expire at: never, as far as caches are concerned.
 const NEVER: &str = "Fri, 31 Dec 2100 23:59:59 GMT";
+
+/// At least so long it takes to make or unpack a large document.
+const MAKING: Duration = Duration::from_millis(5);
 
 /// A part of the API with a document of its own in version 3.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -243,15 +248,20 @@ impl Documents {
     /// A document as the client takes it.
     fn answer(&self, headers: &HeaderMap, media: &'static str, key: Key) -> Response {
         let made = Arc::clone(self.made.lock().entry(key.clone()).or_default());
-        let compressed = made.get_or_init(|| self.make(&key).into());
+        let compressed = match made.get() {
+            Some(made) => made,
+            // this takes long for who makes it, and for who waits until it is made
+            None => work::taking(MAKING, || made.get_or_init(|| self.make(&key).into())),
+        };
         if accepts_gzip(headers) {
             let mut response = respond::bytes(StatusCode::OK, media, compressed.clone());
             response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
             return response;
         }
         let mut plain = Vec::new();
-        let read = flate2::read::GzDecoder::new(&**compressed).read_to_end(&mut plain);
-        read.expect("what was compressed here can be read");
+        let mut unpacked = flate2::read::GzDecoder::new(&**compressed);
+        work::taking(MAKING, || unpacked.read_to_end(&mut plain))
+            .expect("what was compressed here can be read");
         respond::bytes(StatusCode::OK, media, plain)
     }
 
