@@ -8,7 +8,7 @@ use std::ffi::c_void;
 use std::time::{Duration, Instant};
 
 /// mimalloc. The crate of that name asks for an alignment each time, for which the allocator takes a path twice as long; it
-/// aligns everything to [`ALIGNED`] by itself.
+/// aligns everything to words by itself.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Allocator;
 

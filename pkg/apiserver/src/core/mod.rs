@@ -136,7 +136,11 @@ impl Target {
 
     /// Objects in this version are stored as they are.
     pub(crate) fn stores_served_version(&self) -> bool {
-        self.served().conversion.is_none() && self.gvk() == self.descriptor.storage.gvk
+        let (served, stored) = (self.served(), &self.descriptor.storage.gvk);
+        served.conversion.is_none()
+            && served.version == stored.version
+            && self.descriptor.kind == stored.kind
+            && self.descriptor.group == stored.group
     }
 
     /// The 422 of field errors.

@@ -49,8 +49,8 @@ const V3_PROTOBUF: [&str; 2] = [
 /// What the hashed URLs of version 3 expire at: never, as far as caches are concerned.
 const NEVER: &str = "Fri, 31 Dec 2100 23:59:59 GMT";
 
-/// At least so long it takes to make or unpack a large document.
-const MAKING: Duration = Duration::from_millis(5);
+/// About the time it takes to unpack a byte of a document.
+const UNPACKING: Duration = Duration::from_nanos(60);
 
 /// A part of the API with a document of its own in version 3.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -251,7 +251,7 @@ impl Documents {
         let compressed = match made.get() {
             Some(made) => made,
             // this takes long for who makes it, and for who waits until it is made
-            None => work::taking(MAKING, || made.get_or_init(|| self.make(&key).into())),
+            None => work::taking(work::LONG, || made.get_or_init(|| self.make(&key).into())),
         };
         if accepts_gzip(headers) {
             let mut response = respond::bytes(StatusCode::OK, media, compressed.clone());
@@ -260,7 +260,7 @@ impl Documents {
         }
         let mut plain = Vec::new();
         let mut unpacked = flate2::read::GzDecoder::new(&**compressed);
-        work::taking(MAKING, || unpacked.read_to_end(&mut plain))
+        work::taking(UNPACKING * compressed.len() as u32, || unpacked.read_to_end(&mut plain))
             .expect("what was compressed here can be read");
         respond::bytes(StatusCode::OK, media, plain)
     }

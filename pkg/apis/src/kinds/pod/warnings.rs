@@ -81,8 +81,10 @@ fn of_container(warnings: &mut Vec<String>, container: &At<'_>) {
 fn hidden_variables(warnings: &mut Vec<String>, container: &At<'_>) {
     let variables = container.get("env");
     let list = variables.value().and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    let mut names: Vec<_> =
-        list.iter().map(|variable| variable.get("name").and_then(Value::as_str)).collect();
+    let mut names: Vec<_> = list
+        .iter()
+        .map(|variable| variable.get("name").and_then(Value::as_str).unwrap_or_default())
+        .collect();
     names.sort_unstable();
     if names.is_sorted_by(|a, b| a < b) {
         return;
