@@ -18,6 +18,9 @@ use controlplane::{
 /// A boolean flag as Go's flag package takes it.
 type Flag = bool;
 
+/// Upper bound of `--goaway-chance`: more would leave clients with nothing but handshakes.
+const MAX_GOAWAY_CHANCE: f64 = 0.02;
+
 /// `--endpoint-reconciler-type`. Upstream's deprecated `master-count` needs to be told how many servers there are; it is
 /// refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -226,6 +229,12 @@ pub(crate) struct Args {
     /// While the last requests are answered, the listener stays open and new ones are answered with 429.
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, action = ArgAction::Set)]
     shutdown_send_retry_after: Flag,
+    /// Watches end over this time, one after the other, when the server does.
+    #[arg(long, default_value = "0s")]
+    shutdown_watch_termination_grace_period: GoDuration,
+    /// Which part of the requests over HTTP/2 ends with GOAWAY, so that clients spread over servers; at most 0.02.
+    #[arg(long, default_value_t = 0.0)]
+    goaway_chance: f64,
 
     #[command(flatten)]
     pub(crate) logs: logs::Options,
@@ -279,6 +288,9 @@ impl Args {
             bail!(
                 "--enable-aggregator-routing is not supported: no requests go to servers behind APIServices yet"
             );
+        }
+        if !(0.0..=MAX_GOAWAY_CHANCE).contains(&self.goaway_chance) {
+            bail!("--goaway-chance can not be less than 0 or greater than 0.02");
         }
         if !self.service_account_lookup {
             bail!("--service-account-lookup=false is not supported");
@@ -360,6 +372,8 @@ impl Args {
             compaction_interval: self.etcd_compaction_interval.0,
             shutdown_delay: self.shutdown_delay_duration.0,
             shutdown_send_retry_after: self.shutdown_send_retry_after,
+            shutdown_watch_grace: self.shutdown_watch_termination_grace_period.0,
+            goaway_chance: self.goaway_chance,
             http2_streams: self.http2_max_streams_per_connection,
         })
     }
@@ -389,6 +403,8 @@ mod tests {
             "--enable-aggregator-routing=false",
             "--shutdown-delay-duration=5s",
             "--shutdown-send-retry-after",
+            "--shutdown-watch-termination-grace-period=7s",
+            "--goaway-chance=.01",
             "--feature-gates=WatchList=true,EventedPLEG=false",
             "--tls-min-version=VersionTLS13",
             "--profiling=false",
@@ -401,6 +417,7 @@ mod tests {
         assert_eq!(config.node_ports, 30000..=30100);
         assert_eq!(config.delete_collection_workers, 4);
         assert!(config.proxy_client.is_some() && config.shutdown_send_retry_after);
+        assert_eq!((config.shutdown_watch_grace.as_secs(), config.goaway_chance), (7, 0.01));
     }
 
     #[test]

@@ -138,3 +138,35 @@ async fn or_sent_away_until_done() -> anyhow::Result<()> {
     assert!(door.connect().await.is_err());
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watches_end_over_their_time() -> anyhow::Result<()> {
+    let (_servers, _dir, server) =
+        started(&["--shutdown-watch-termination-grace-period=8s", "--request-timeout=20s"]).await?;
+    let door = server.door();
+    let mut watches = Vec::new();
+    for _ in 0..2 {
+        watches.push(door.connect().await?.send("GET", &format!("{CM}?watch=true"), full("")).await?);
+    }
+    door.ok("POST", CM, &serde_json::json!({"metadata": {"name": "before"}})).await?;
+    server.process.terminate()?;
+    let began = std::time::Instant::now();
+    let mut ends = Vec::new();
+    for watch in watches {
+        ends.push(tokio::spawn(async move {
+            let seen = watch.into_body().collect().await?.to_bytes();
+            anyhow::Ok((began.elapsed().as_secs(), seen))
+        }));
+    }
+    let mut ended = Vec::new();
+    for end in ends {
+        let (after, seen) = tokio::time::timeout(PATIENCE, end).await???;
+        assert!(seen.windows(8).any(|text| text == b"\"before\""), "{seen:?}");
+        ended.push(after);
+    }
+    // half of the time between them
+    ended.sort_unstable();
+    assert!(ended[0] >= 3 && ended[1] >= ended[0] + 3, "{ended:?}");
+    assert!(server.process.ended().await?);
+    Ok(())
+}

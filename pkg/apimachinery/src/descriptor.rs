@@ -105,6 +105,8 @@ pub struct SelectableField {
     pub name: String,
     /// Its value in the stored object, as text; `""` when unset.
     pub value: fn(&Value) -> String,
+    /// Objects are asked for by its value often; one field of a resource at most.
+    pub indexed: bool,
 }
 
 /// A column of a Table.

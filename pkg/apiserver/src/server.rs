@@ -44,6 +44,16 @@ pub struct Limits {
     pub writes_inflight: usize,
     /// `--delete-collection-workers`: objects of a collection that are deleted at once.
     pub delete_collection_workers: usize,
+    /// `--goaway-chance`: the part of requests over HTTP/2 whose connection takes no others afterwards, so that clients
+    /// spread over servers.
+    pub goaway_chance: f64,
+}
+
+impl Limits {
+    /// Whether a request's connection is ended by chance, for a random number between 0 and 1.
+    pub(crate) fn sends_away(&self, random: f64) -> bool {
+        random < self.goaway_chance
+    }
 }
 
 impl Default for Limits {
@@ -54,6 +64,7 @@ impl Default for Limits {
             reads_inflight: 400,
             writes_inflight: 200,
             delete_collection_workers: 1,
+            goaway_chance: 0.0,
         }
     }
 }
@@ -142,9 +153,14 @@ impl ResourceStore {
         self.core.caches.remove(prefix).await;
     }
 
-    /// Ends every watch, and those begun later at once. Reads go on.
-    pub fn end_watches(&self) {
-        self.core.caches.end_watches();
+    /// Ends every watch within this time, one after the other, and then those begun later at once. Reads go on.
+    pub fn end_watches(&self, over: Duration) {
+        self.core.caches.end_watches(over);
+    }
+
+    /// Watches that are open.
+    pub fn watches(&self) -> usize {
+        self.core.caches.watches()
     }
 
     /// Ends every watch and stops following the store.

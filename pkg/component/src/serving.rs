@@ -1,12 +1,16 @@
 //! The HTTP server of every component: hyper on a listener, TLS when configured, drained on shutdown.
 
 use std::convert::Infallible;
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use futures::future::{self, BoxFuture};
+use futures::future::BoxFuture;
+use http::header::CONNECTION;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
@@ -198,7 +202,7 @@ impl Connection {
             .header_read_timeout(HEADER_TIMEOUT)
             .max_headers(MAX_HEADERS)
             .max_buf_size(MAX_HEADER_BYTES as usize);
-        let service = Service { handler: self.handler, info: Arc::new(info), shares_task: false };
+        let service = Service { handler: self.handler, info: Arc::new(info), h2: None };
         let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
         ended(until_shutdown!(connection, self.shutdown));
     }
@@ -213,9 +217,9 @@ impl Connection {
             .initial_stream_window_size(1 << 18)
             .initial_connection_window_size(1 << 20)
             .keep_alive_interval(KEEP_ALIVE_INTERVAL);
-        let service = Service { handler: self.handler, info: Arc::new(info), shares_task: true };
+        let shutdown = self.shutdown.child_token();
+        let service = Service { handler: self.handler, info: Arc::new(info), h2: Some(shutdown.clone()) };
         let connection = builder.serve_connection(TokioIo::new(link.clone()), service);
-        let shutdown = self.shutdown;
         ended(link::drive(link, streams, async { until_shutdown!(connection, shutdown) }).await);
     }
 }
@@ -224,14 +228,14 @@ impl Connection {
 struct Service {
     handler: Arc<dyn Handler>,
     info: Arc<ConnInfo>,
-    /// Requests of the connection are under way at once, in one task.
-    shares_task: bool,
+    /// Of HTTP/2: ends the connection when the requests under way are answered. They all run in its task.
+    h2: Option<CancellationToken>,
 }
 
 impl hyper::service::Service<hyper::Request<Incoming>> for Service {
     type Response = Response;
     type Error = Infallible;
-    type Future = future::Map<BoxFuture<'static, Response>, fn(Response) -> Result<Response, Infallible>>;
+    type Future = Answer;
 
     fn call(&self, request: hyper::Request<Incoming>) -> Self::Future {
         let mut request = request.map(boxed);
@@ -239,10 +243,28 @@ impl hyper::service::Service<hyper::Request<Incoming>> for Service {
         // reads are answered at once, or made piece by piece as they are sent; what is written has to be worked on first
         let works = !request.method().is_safe();
         let response = self.handler.clone().handle(request);
-        if works && self.shares_task {
-            return in_a_task(response).boxed().map(Ok);
+        let response = if works && self.h2.is_some() { in_a_task(response).boxed() } else { response };
+        Answer { response, end: self.h2.clone() }
+    }
+}
+
+/// A response to be, which may close its connection: HTTP/2 has no `Connection: close`, but GOAWAY (as Go's server).
+struct Answer {
+    response: BoxFuture<'static, Response>,
+    end: Option<CancellationToken>,
+}
+
+impl Future for Answer {
+    type Output = Result<Response, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut response = ready!(self.response.as_mut().poll(cx));
+        if let Some(end) = &self.end
+            && response.headers_mut().remove(CONNECTION).is_some_and(|value| value == "close")
+        {
+            end.cancel();
         }
-        response.map(Ok)
+        Poll::Ready(Ok(response))
     }
 }
 

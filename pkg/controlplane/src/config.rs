@@ -175,6 +175,10 @@ pub struct Config {
     pub shutdown_delay: Duration,
     /// `--shutdown-send-retry-after`: while requests under way end, new ones are answered with 429 and sent elsewhere.
     pub shutdown_send_retry_after: bool,
+    /// `--shutdown-watch-termination-grace-period`: watches end over this time, one after the other.
+    pub shutdown_watch_grace: Duration,
+    /// `--goaway-chance`: which part of the requests over HTTP/2 is told to come on another connection next time.
+    pub goaway_chance: f64,
     /// `--http2-max-streams-per-connection`.
     pub http2_streams: u32,
 }
@@ -225,6 +229,8 @@ impl Default for Config {
             compaction_interval: Duration::from_mins(5),
             shutdown_delay: Duration::ZERO,
             shutdown_send_retry_after: false,
+            shutdown_watch_grace: Duration::ZERO,
+            goaway_chance: 0.0,
             http2_streams: 1000,
         }
     }

@@ -125,6 +125,7 @@ impl ControlPlane {
             delay: config.shutdown_delay,
             request_timeout: config.request_timeout,
             send_retry_after: config.shutdown_send_retry_after,
+            watch_grace: config.shutdown_watch_grace,
         };
         tasks.spawn(async move {
             shutdown.cancelled().await;
@@ -155,6 +156,9 @@ impl ControlPlane {
     }
 }
 
+/// Whether the last watch has ended is looked at this often.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
 /// What is left to do when a server is told to end.
 struct End {
     server: Arc<Server>,
@@ -169,6 +173,7 @@ struct End {
     delay: Duration,
     request_timeout: Duration,
     send_retry_after: bool,
+    watch_grace: Duration,
 }
 
 impl End {
@@ -187,9 +192,16 @@ impl End {
             self.stop_serving.cancel();
         }
         tracing::info!("ending: no new requests");
-        self.resources.end_watches();
+        self.resources.end_watches(self.watch_grace);
+        let watches_ended = tokio::time::timeout(self.watch_grace, async {
+            while self.resources.watches() > 0 {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        });
         // every request has its deadline, which is this at most
-        if tokio::time::timeout(self.request_timeout, self.server.drained()).await.is_err() {
+        let requests_ended = tokio::time::timeout(self.request_timeout, self.server.drained());
+        let (requests_ended, _) = tokio::join!(requests_ended, watches_ended);
+        if requests_ended.is_err() {
             tracing::warn!("ending: requests are still under way after the longest time a request may take");
         }
         self.stop_serving.cancel();
@@ -295,6 +307,7 @@ fn build(
         reads_inflight: config.reads_inflight,
         writes_inflight: config.writes_inflight,
         delete_collection_workers: config.delete_collection_workers,
+        goaway_chance: config.goaway_chance,
     });
     if let (Some(issuer), false) = (config.service_account_issuers.first(), keys.verify.is_empty()) {
         let jwks_uri = config

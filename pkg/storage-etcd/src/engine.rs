@@ -171,6 +171,12 @@ impl Inner {
     }
 }
 
+impl Etcd {
+    fn not_watched(&self, prefix: &str) -> Error {
+        Error::Invalid(format!("only keys under {} can be watched, {prefix} is not", self.inner.root))
+    }
+}
+
 #[async_trait]
 impl Storage for Etcd {
     async fn current_revision(&self) -> Result<Revision, Error> {
@@ -246,14 +252,18 @@ impl Storage for Etcd {
     async fn watch(&self, prefix: &str, start: Revision) -> Result<WatchStream, Error> {
         match self.inner.hub.watch(prefix, start) {
             Err(Error::Compacted { .. }) if prefix.starts_with(self.inner.root.as_str()) => {
-                Ok(Past::open(Arc::clone(&self.inner), prefix.to_owned(), start))
+                Ok(Past::open(Arc::clone(&self.inner), prefix.to_owned(), start, false))
             }
-            Ok(_) | Err(_) if !prefix.starts_with(self.inner.root.as_str()) => Err(Error::Invalid(format!(
-                "only keys under {} can be watched, {prefix} is not",
-                self.inner.root
-            ))),
+            Ok(_) | Err(_) if !prefix.starts_with(self.inner.root.as_str()) => Err(self.not_watched(prefix)),
             opened => opened,
         }
+    }
+
+    async fn watch_with_prev(&self, prefix: &str, start: Revision) -> Result<WatchStream, Error> {
+        if !prefix.starts_with(self.inner.root.as_str()) {
+            return Err(self.not_watched(prefix));
+        }
+        Ok(Past::open(Arc::clone(&self.inner), prefix.to_owned(), start, true))
     }
 
     async fn request_progress(&self) -> Result<(), Error> {

@@ -92,7 +92,8 @@ async fn open_and_follow(inner: &Inner) -> Result<(), Error> {
         return Err(Error::Compacted { compacted: current });
     }
     let start = Revision(inner.hub.revision().0 + 1);
-    let mut watch = open(inner, start, unreliable).await?;
+    // what was there before is known to who follows
+    let mut watch = open(inner, start, unreliable, false).await?;
     let mut tidy = tokio::time::interval(TIDY_INTERVAL);
     loop {
         let response = tokio::select! {
@@ -124,13 +125,15 @@ async fn open_and_follow(inner: &Inner) -> Result<(), Error> {
     }
 }
 
-/// Opens a watch with what the feed covers.
+/// Opens a watch with what the feed covers, with what was there before each change or without.
 pub(crate) async fn open(
     inner: &Inner,
     start: Revision,
     all: bool,
+    with_prev: bool,
 ) -> Result<etcd_client::WatchStream, Error> {
-    let options = WatchOptions::new().with_start_revision(start.0).with_prev_key().with_progress_notify();
+    let options = WatchOptions::new().with_start_revision(start.0).with_progress_notify();
+    let options = if with_prev { options.with_prev_key() } else { options };
     let (key, options) = if all {
         (String::new(), options.with_all_keys())
     } else {

@@ -1,10 +1,12 @@
-//! Watches from before what the hub holds: read from etcd up to where the hub begins, then from the hub.
+//! Watches of the past. From before what the hub holds: read from etcd up to where the hub begins, then from the hub. With what
+//! was there before each change, which the hub does not know: read from etcd throughout.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use storage::hub::PROGRESS_INTERVAL;
 use storage::{Error, Event, Revision, WatchMessage, WatchStream};
 
 use crate::engine::Inner;
@@ -15,9 +17,15 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 /// A watch that begins in the past.
 pub(crate) struct Past {
+    of: Wanted,
+    stage: Stage,
+}
+
+/// What it is to show.
+struct Wanted {
     inner: Arc<Inner>,
     prefix: String,
-    stage: Stage,
+    with_prev: bool,
 }
 
 enum Stage {
@@ -29,8 +37,9 @@ enum Stage {
 
 impl Past {
     /// Opens it at etcd.
-    pub(crate) fn open(inner: Arc<Inner>, prefix: String, start: Revision) -> WatchStream {
-        let past = Self { inner, prefix, stage: Stage::Direct(None, Revision(start.0 - 1)) };
+    pub(crate) fn open(inner: Arc<Inner>, prefix: String, start: Revision, with_prev: bool) -> WatchStream {
+        let of = Wanted { inner, prefix, with_prev };
+        let past = Self { of, stage: Stage::Direct(None, Revision(start.0 - 1)) };
         Box::pin(futures::stream::unfold(past, Self::next))
     }
 
@@ -42,17 +51,15 @@ impl Past {
                     let message = stream.next().await?;
                     (Some(message), Stage::Hub(stream))
                 }
-                Stage::Direct(watch, position) => {
-                    match direct(&self.inner, &self.prefix, watch, position).await {
-                        Ok((message, stage)) => (message.map(Ok), stage),
-                        Err(Error::Unavailable(text) | Error::Timeout(text)) => {
-                            tracing::debug!(text, "opening a watch of the past again");
-                            tokio::time::sleep(PAUSE).await;
-                            (None, Stage::Direct(None, position))
-                        }
-                        Err(error) => (Some(Err(error)), Stage::Ended),
+                Stage::Direct(watch, position) => match self.of.direct(watch, position).await {
+                    Ok((message, stage)) => (message.map(Ok), stage),
+                    Err(Error::Unavailable(text) | Error::Timeout(text)) => {
+                        tracing::debug!(text, "opening a watch of the past again");
+                        tokio::time::sleep(PAUSE).await;
+                        (None, Stage::Direct(None, position))
                     }
-                }
+                    Err(error) => (Some(Err(error)), Stage::Ended),
+                },
             };
             self.stage = stage;
             if let Some(message) = message {
@@ -62,37 +69,51 @@ impl Past {
     }
 }
 
-/// One message of etcd, or the step to the hub.
-async fn direct(
-    inner: &Inner,
-    prefix: &str,
-    watch: Option<Box<etcd_client::WatchStream>>,
-    position: Revision,
-) -> Result<(Option<WatchMessage>, Stage), Error> {
-    if position >= inner.hub.floor() {
-        let stream = inner.hub.watch(prefix, Revision(position.0 + 1))?;
-        return Ok((None, Stage::Hub(stream)));
-    }
-    let all = inner.wishes.unreliable.load(Ordering::Acquire);
-    let mut watch = match watch {
-        Some(watch) => watch,
-        None => Box::new(feed::open(inner, Revision(position.0 + 1), all).await?),
-    };
-    let failed = |e: etcd_client::Error| inner.error(&e, position);
-    if !all {
-        watch.request_progress().await.map_err(failed)?;
-    }
-    let Some(response) = watch.message().await.map_err(failed)? else {
-        return Err(Error::Unavailable("etcd ended the watch".into()));
-    };
-    let (message, reached) = match Seen::of(&response, all)? {
-        Seen::Nothing => (None, position),
-        Seen::Progress(revision) => (None, revision),
-        Seen::Events(changes, revision) => {
-            let ours = |event: &Event| event.kv.key.starts_with(prefix);
-            let events: Vec<_> = changes.into_iter().flat_map(|c| c.events).filter(ours).collect();
-            ((!events.is_empty()).then_some(WatchMessage::Events(events)), revision)
+impl Wanted {
+    /// One message of etcd, or the step to the hub.
+    async fn direct(
+        &self,
+        watch: Option<Box<etcd_client::WatchStream>>,
+        position: Revision,
+    ) -> Result<(Option<WatchMessage>, Stage), Error> {
+        let inner = &*self.inner;
+        if !self.with_prev && position >= inner.hub.floor() {
+            let stream = inner.hub.watch(&self.prefix, Revision(position.0 + 1))?;
+            return Ok((None, Stage::Hub(stream)));
         }
-    };
-    Ok((message, Stage::Direct(Some(watch), reached.max(position))))
+        let all = inner.wishes.unreliable.load(Ordering::Acquire);
+        let opened = watch.is_none();
+        let mut watch = match watch {
+            Some(watch) => watch,
+            None => Box::new(feed::open(inner, Revision(position.0 + 1), all, self.with_prev).await?),
+        };
+        let failed = |e: etcd_client::Error| inner.error(&e, position);
+        // who goes on to the hub is in a hurry; who stays asks now and then
+        let patience = if opened || !self.with_prev { Duration::ZERO } else { PROGRESS_INTERVAL };
+        let response = match tokio::time::timeout(patience, watch.message()).await {
+            Ok(response) => response,
+            Err(_) => {
+                if !all {
+                    watch.request_progress().await.map_err(failed)?;
+                }
+                watch.message().await
+            }
+        };
+        let Some(response) = response.map_err(failed)? else {
+            return Err(Error::Unavailable("etcd ended the watch".into()));
+        };
+        let (message, reached) = match Seen::of(&response, all)? {
+            Seen::Nothing => (None, position),
+            Seen::Progress(revision) => (None, revision),
+            Seen::Events(changes, revision) => {
+                let ours = |event: &Event| event.kv.key.starts_with(&self.prefix);
+                let events: Vec<_> = changes.into_iter().flat_map(|c| c.events).filter(ours).collect();
+                ((!events.is_empty()).then_some(WatchMessage::Events(events)), revision)
+            }
+        };
+        let reached = reached.max(position);
+        // the hub tells of progress itself
+        let progress = (self.with_prev && reached > position).then_some(WatchMessage::Progress(reached));
+        Ok((message.or(progress), Stage::Direct(Some(watch), reached)))
+    }
 }

@@ -117,7 +117,7 @@ pub struct LeaseId(pub i64);
 pub struct Event {
     /// The key after the change; for a delete its value is empty and `mod_revision` is the delete's.
     pub kv: KeyValue,
-    /// The key before the change, `None` for a creation.
+    /// The key before the change, `None` for a creation. Only [`Storage::watch_with_prev`] says it of every change.
     pub prev: Option<KeyValue>,
     /// The key was removed.
     pub deleted: bool,
@@ -225,6 +225,12 @@ pub trait Storage: Send + Sync + 'static {
     /// Changes of keys starting with `prefix`, from `start` on (inclusive). Engines send [`WatchMessage::Progress`]
     /// at least every few seconds while idle, and soon after [`Storage::request_progress`].
     async fn watch(&self, prefix: &str, start: Revision) -> Result<WatchStream, Error>;
+
+    /// A watch whose events all have what was there before. For who reads the past: it costs etcd a second value for each
+    /// change, so engines need not share it between watches.
+    async fn watch_with_prev(&self, prefix: &str, start: Revision) -> Result<WatchStream, Error> {
+        self.watch(prefix, start).await
+    }
 
     /// Asks for a [`WatchMessage::Progress`] on every watch of this engine.
     async fn request_progress(&self) -> Result<(), Error>;

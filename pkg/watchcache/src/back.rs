@@ -37,7 +37,8 @@ pub(crate) async fn reach(shared: &Shared, revision: Revision) -> Result<(), Err
 /// `false` when there is no room.
 async fn extend(shared: &Shared, revision: Revision) -> Result<bool, StorageError> {
     let generation = shared.state.read().generation;
-    let mut stream = shared.storage.watch(shared.config.layout.prefix(), Revision(revision.0 + 1)).await?;
+    let prefix = shared.config.layout.prefix();
+    let mut stream = shared.storage.watch_with_prev(prefix, Revision(revision.0 + 1)).await?;
     let mut read = Past { shared, known: HashMap::new(), events: Vec::new(), bytes: 0, now: Instant::now() };
     while let Some(message) = stream.next().await {
         let reached = match message? {

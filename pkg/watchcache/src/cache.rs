@@ -1,8 +1,8 @@
 //! The cache's face: reads at any resourceVersion, and where watches begin.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use apimachinery::Value;
@@ -22,7 +22,7 @@ use crate::objects::{Marks, Objects};
 use crate::pump;
 use crate::state::{RingLimits, State};
 use crate::token::Continue;
-use crate::watcher::{Interest, Wakers, WatchOptions, Watcher};
+use crate::watcher::{Interest, Wakers, WatchOptions, Watcher, WatchesEnd};
 
 /// A read waits this long for the cache to reach a revision, as upstream's does.
 const WAIT_FOR_REVISION: Duration = Duration::from_secs(3);
@@ -40,6 +40,8 @@ pub struct WatchCacheConfig {
     pub layout: KeyLayout,
     /// Decodes its values.
     pub codec: Arc<dyn Codec>,
+    /// A selectable field, by its place in the codec's order, by whose value objects are found without passing by others.
+    pub indexed_field: Option<usize>,
     /// Limits of the ring of recent changes.
     pub ring: RingLimits,
     /// Bytes of encodings kept beside the stored JSON, if the JSON's size is not more.
@@ -54,6 +56,7 @@ impl WatchCacheConfig {
             resource: resource.into(),
             layout,
             codec,
+            indexed_field: None,
             ring: RingLimits::default(),
             representation_bytes: REPRESENTATION_BYTES,
         }
@@ -227,6 +230,8 @@ pub(crate) struct Shared {
     pub(crate) stopped: AtomicBool,
     /// True with `stopped` at the latest.
     pub(crate) watches_ended: AtomicBool,
+    /// Watches are ending one by one.
+    pub(crate) watches_end: OnceLock<WatchesEnd>,
 }
 
 impl WatchCache {
@@ -246,6 +251,7 @@ impl WatchCache {
             reaching_back: tokio::sync::Mutex::new(()),
             stopped: AtomicBool::new(false),
             watches_ended: AtomicBool::new(false),
+            watches_end: OnceLock::new(),
         });
         let tasks = TaskTracker::new();
         tasks.spawn(pump::run(Arc::clone(&shared)));
@@ -253,9 +259,18 @@ impl WatchCache {
         Arc::new(Self { shared, tasks, encoding: tokio::sync::Mutex::default() })
     }
 
-    /// Ends every watch, and those begun later at once. Reads go on.
-    pub fn end_watches(&self) {
-        self.shared.end_watches();
+    /// Ends every watch within this time, one after the other, and then those begun later at once. Reads go on.
+    pub fn end_watches(&self, over: Duration) {
+        if over.is_zero() {
+            self.shared.end_watches();
+        } else {
+            self.shared.end_watches_over(over);
+        }
+    }
+
+    /// Watches that are open.
+    pub fn watches(&self) -> usize {
+        self.shared.wakers.lock().len()
     }
 
     /// Ends every watch and the task that follows the store.

@@ -200,5 +200,5 @@ pub(crate) async fn list_at(shared: &Shared, revision: Option<Revision>) -> Resu
             tokio::task::yield_now().await;
         }
     }
-    Ok((objects.into_iter().collect(), broken, response.revision))
+    Ok((Objects::new(objects, shared.config.indexed_field), broken, response.revision))
 }

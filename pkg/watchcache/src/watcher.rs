@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -126,7 +126,28 @@ pub struct Watcher {
     drained: bool,
     /// The task that listens is also woken by the timer.
     armed: bool,
+    /// The deadline is that of the cache's last watches.
+    leaving: bool,
     ended: bool,
+}
+
+/// Watches end one after the other, so that their clients do not come to another server all at once
+/// (`--shutdown-watch-termination-grace-period`).
+pub(crate) struct WatchesEnd {
+    began: Instant,
+    over: Duration,
+    /// How many there were when it began.
+    watches: u32,
+    /// How many know when their turn is.
+    told: AtomicU32,
+}
+
+impl WatchesEnd {
+    /// When the next watch that asks is to end.
+    fn next(&self) -> Instant {
+        let turn = self.told.fetch_add(1, Ordering::Relaxed).saturating_add(1).min(self.watches);
+        self.began + self.over * turn / self.watches
+    }
 }
 
 /// The objects to be sent first.
@@ -181,6 +202,7 @@ impl Watcher {
             timer: None,
             drained: false,
             armed: false,
+            leaving: false,
             ended: false,
         })
     }
@@ -213,6 +235,10 @@ impl Watcher {
                 // the changes passed by need not be there any more, however many they were
                 let passed = since.map_or(rung, |since| since - 1);
                 self.position = self.position.max(Revision(passed));
+            }
+            if let Some(end) = self.shared.watches_end.get().filter(|_| !self.leaving) {
+                self.leaving = true;
+                self.end_by(end.next());
             }
             let began = self.initial.is_none();
             let items = match self.initial_batch(max).map_or_else(|| self.step(max), Ok) {
@@ -252,6 +278,14 @@ impl Watcher {
                 return Poll::Pending;
             }
         }
+    }
+
+    fn end_by(&mut self, end: Instant) {
+        let deadline = self.deadline.map_or(end, |deadline| deadline.min(end));
+        self.deadline = Some(deadline);
+        self.next_bookmark =
+            self.next_bookmark.map(|due| due.min(next_bookmark(Instant::now(), Some(deadline))));
+        (self.timer, self.armed) = (None, false);
     }
 
     fn is_due(&self) -> bool {
@@ -511,5 +545,19 @@ impl Shared {
     pub(crate) fn end_watches(&self) {
         self.watches_ended.store(true, Ordering::Release);
         self.wakers.lock().ring_all();
+    }
+
+    /// No watch goes on after this time.
+    pub(crate) fn end_watches_over(&self, over: Duration) {
+        let wakers = self.wakers.lock();
+        let watches = u32::try_from(wakers.len()).unwrap_or(u32::MAX).max(1);
+        // whoever was first has said when
+        let _ = self.watches_end.set(WatchesEnd {
+            began: Instant::now(),
+            over,
+            watches,
+            told: AtomicU32::new(0),
+        });
+        wakers.ring_all();
     }
 }

@@ -128,8 +128,8 @@ impl Client {
     }
 }
 
-async fn check(steps: Vec<Step>) {
-    let world = World::new().await;
+async fn check(steps: Vec<Step>, indexed: Option<usize>) {
+    let world = World::with(|config| config.indexed_field = indexed).await;
     let mut model: Known = Known::new();
     let mut clients: Vec<Client> = Vec::new();
     let mut end = Revision(0);
@@ -177,6 +177,12 @@ async fn check(steps: Vec<Step>) {
         let found: Known =
             page.items.iter().map(|o| (o.name().to_owned(), (o.revision(), o.field(0).to_owned()))).collect();
         assert_eq!(found, then, "at {revision}");
+        let node = node_of(0);
+        let options = ListOptions { filter: selector(Some(&node)).1, ..options };
+        let page = world.cache.list(&options).await.unwrap();
+        let found: Vec<_> = page.items.iter().map(|o| o.name()).collect();
+        let expected: Vec<_> = then.iter().filter(|(_, (_, on))| *on == node).map(|(name, _)| name).collect();
+        assert_eq!(found, expected, "of {node} at {revision}");
     }
 }
 
@@ -188,8 +194,11 @@ fn cases() -> u32 {
 proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
     #[test]
-    fn a_list_and_its_watch_equal_the_store(steps in prop::collection::vec(step(), 1..60)) {
+    fn a_list_and_its_watch_equal_the_store(
+        steps in prop::collection::vec(step(), 1..60),
+        indexed in prop::option::of(Just(0)),
+    ) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        runtime.block_on(check(steps));
+        runtime.block_on(check(steps, indexed));
     }
 }

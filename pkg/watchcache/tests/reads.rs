@@ -75,6 +75,46 @@ async fn namespaces_names_and_filters_narrow_a_list() {
 }
 
 #[tokio::test]
+async fn an_indexed_field_finds_the_same() {
+    for indexed in [None, Some(0)] {
+        let world = World::with(|config| config.indexed_field = indexed).await;
+        world.put("a", "early", "n2").await;
+        for (namespace, name, node) in [
+            ("a", "x", "n1"),
+            ("a", "y", "n2"),
+            ("ab", "x", "n1"),
+            ("b", "z", "n2"),
+            ("b", "gone", "n2"),
+            ("a-b", "q", ""),
+        ] {
+            world.put(namespace, name, node).await;
+        }
+        let moved = world.put("a", "early", "n1").await;
+        world.delete("b", "gone").await;
+        let list = async |node: &str, options: ListOptions| {
+            let wanted = node.to_owned();
+            let filter = Filter::new(move |o| o.field(0) == wanted).of_those_with(Marks::of_field(0, node));
+            let page = world.cache.list(&ListOptions { filter: Some(filter), ..options }).await.unwrap();
+            let names: Vec<_> =
+                page.items.iter().map(|o| format!("{}/{}", o.namespace(), o.name())).collect();
+            (names.join(" "), page.continue_token)
+        };
+        let all = |namespace: &str| ListOptions::all(namespace);
+        assert_eq!(list("n1", all("")).await.0, "a/early a/x ab/x", "{indexed:?}");
+        assert_eq!(list("n2", all("")).await.0, "a/y b/z", "{indexed:?}");
+        assert_eq!(list("", all("")).await.0, "a-b/q", "{indexed:?}");
+        assert_eq!(list("n1", all("a")).await.0, "a/early a/x", "{indexed:?}");
+        assert_eq!(list("n3", all("")).await.0, "", "{indexed:?}");
+        let before = ListOptions { version: ReadVersion::Exact(Revision(moved.0 - 1)), ..all("") };
+        assert_eq!(list("n2", before).await.0, "a/early a/y b/gone b/z", "{indexed:?}");
+        let (first, token) = list("n1", ListOptions { limit: 2, ..all("") }).await;
+        assert_eq!(first, "a/early a/x", "{indexed:?}");
+        let rest = ListOptions { limit: 2, continue_token: Some(token), ..all("") };
+        assert_eq!(list("n1", rest).await, ("ab/x".to_owned(), String::new()), "{indexed:?}");
+    }
+}
+
+#[tokio::test]
 async fn pages_are_of_one_moment() {
     let world = World::new().await;
     for i in 0..7 {

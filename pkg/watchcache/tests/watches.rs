@@ -316,13 +316,41 @@ async fn watches_can_end_before_reads_do() {
     let world = World::new().await;
     let mut watcher = world.cache.watch(WatchOptions::new(WatchStart::Now)).await.unwrap();
     let waiting = tokio::spawn(async move { end(&mut watcher).await });
-    world.cache.end_watches();
+    world.cache.end_watches(Duration::ZERO);
     assert!(waiting.await.unwrap().is_none());
     let mut later = world.cache.watch(WatchOptions::new(WatchStart::State(ReadVersion::Any))).await.unwrap();
     assert!(end(&mut later).await.is_none());
     let written = world.put("a", "x", "n").await;
     let found = world.cache.get("a", "x", ReadVersion::Latest).await.unwrap();
     assert_eq!(found.unwrap().revision(), written);
+}
+
+#[tokio::test(start_paused = true)]
+async fn watches_can_end_one_after_the_other() {
+    let world = World::new().await;
+    let began = tokio::time::Instant::now();
+    let mut ends = Vec::new();
+    for _ in 0..4 {
+        let mut watcher = world.cache.watch(WatchOptions::new(WatchStart::Now)).await.unwrap();
+        ends.push(tokio::spawn(async move {
+            let seen = end(&mut watcher).await;
+            assert!(seen.is_none());
+            began.elapsed().as_secs()
+        }));
+    }
+    // they are asleep
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(world.cache.watches(), 4);
+    world.cache.end_watches(Duration::from_secs(20));
+    let mut at = Vec::new();
+    for end in ends {
+        at.push(end.await.unwrap());
+    }
+    at.sort_unstable();
+    assert_eq!(at, [6, 11, 16, 21]);
+    let mut later = world.cache.watch(WatchOptions::new(WatchStart::State(ReadVersion::Any))).await.unwrap();
+    assert!(end(&mut later).await.is_none());
+    assert_eq!(began.elapsed().as_secs(), 21);
 }
 
 #[tokio::test]

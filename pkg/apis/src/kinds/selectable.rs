@@ -9,7 +9,7 @@ use apimachinery::meta::{at, str_at};
 /// Fields that are read as text at their own path.
 macro_rules! text_fields {
     ($($name:literal => [$($path:literal),+]),* $(,)?) => {
-        vec![$(SelectableField { name: $name.into(), value: |o| str_at(o, &[$($path),+]).to_owned() }),*]
+        vec![$(field($name, |o| str_at(o, &[$($path),+]).to_owned())),*]
     };
 }
 
@@ -22,7 +22,7 @@ fn boolean(object: &Value, path: &[&str]) -> String {
 }
 
 fn field(name: &str, value: fn(&Value) -> String) -> SelectableField {
-    SelectableField { name: name.into(), value }
+    SelectableField { name: name.into(), value, indexed: false }
 }
 
 /// What a field selector of a resource may name beyond name and namespace.
@@ -85,14 +85,16 @@ pub(super) fn fields(group: &str, plural: &str) -> Vec<SelectableField> {
 }
 
 fn pods() -> Vec<SelectableField> {
-    let mut fields = text_fields! {
-        "spec.nodeName" => ["spec", "nodeName"],
+    let node = field("spec.nodeName", |o| str_at(o, &["spec", "nodeName"]).to_owned());
+    // each kubelet asks for its own
+    let mut fields = vec![SelectableField { indexed: true, ..node }];
+    fields.extend(text_fields! {
         "spec.restartPolicy" => ["spec", "restartPolicy"],
         "spec.schedulerName" => ["spec", "schedulerName"],
         "spec.serviceAccountName" => ["spec", "serviceAccountName"],
         "status.phase" => ["status", "phase"],
         "status.nominatedNodeName" => ["status", "nominatedNodeName"],
-    };
+    });
     fields.push(field("spec.hostNetwork", |o| boolean(o, &["spec", "hostNetwork"])));
     fields.push(field("status.podIP", |o| {
         let first = o.pointer("/status/podIPs/0/ip").and_then(Value::as_str);

@@ -70,7 +70,7 @@ impl Caches {
         }
         let cached = Arc::new(self.start(resources, descriptor));
         if running.watches_ended {
-            cached.cache.end_watches();
+            cached.cache.end_watches(Duration::ZERO);
         }
         if running.stopped {
             cached.cache.cancel();
@@ -83,16 +83,20 @@ impl Caches {
         let sharing = resources.all.iter().filter(|d| d.storage.prefix == descriptor.storage.prefix);
         let mut fields: Vec<String> = Vec::new();
         let mut sources: Vec<FieldSource> = Vec::new();
+        let mut indexed_field = None;
         for field in sharing.flat_map(|d| &d.selectable_fields).chain(&descriptor.selectable_fields) {
             if !fields.contains(&field.name) {
+                indexed_field = indexed_field.or(field.indexed.then_some(fields.len()));
                 fields.push(field.name.clone());
                 let value = field.value;
                 sources.push(Arc::new(value));
             }
         }
         let codec = Arc::new(StoredCodec { json: JsonCodec::new(sources), descriptor: descriptor.clone() });
-        let config =
-            WatchCacheConfig::new(descriptor.group_resource().to_string(), layout(descriptor), codec);
+        let config = WatchCacheConfig {
+            indexed_field,
+            ..WatchCacheConfig::new(descriptor.group_resource().to_string(), layout(descriptor), codec)
+        };
         let resource = descriptor.group_resource().to_string();
         Cached { cache: WatchCache::start(Arc::clone(&self.storage), config), fields, resource }
     }
@@ -135,11 +139,16 @@ impl Caches {
         }
     }
 
-    /// Ends every watch, for good.
-    pub(crate) fn end_watches(&self) {
+    /// Ends every watch within this time, for good.
+    pub(crate) fn end_watches(&self, over: Duration) {
         let mut running = self.running.write();
         running.watches_ended = true;
-        running.of.values().for_each(|cached| cached.cache.end_watches());
+        running.of.values().for_each(|cached| cached.cache.end_watches(over));
+    }
+
+    /// Watches that are open.
+    pub(crate) fn watches(&self) -> usize {
+        self.running.read().of.values().map(|cached| cached.cache.watches()).sum()
     }
 
     /// Ends every watch and every task, for good: whoever asks for a cache later gets one that is not ready.

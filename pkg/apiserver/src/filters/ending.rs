@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use apimachinery::status::Status;
 use component::http::{Request, Response};
-use http::{HeaderValue, StatusCode, Version, header};
+use http::{HeaderValue, StatusCode, header};
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -69,7 +69,7 @@ impl Ending {
             return Ok(None);
         }
         if new == NewRequests::SentAway as u8 {
-            return Err(Box::new(sent_away(request.version())));
+            return Err(Box::new(sent_away()));
         }
         if long_running { Ok(None) } else { Err(Box::new(refused())) }
     }
@@ -93,15 +93,13 @@ fn refused() -> Response {
     response
 }
 
-fn sent_away(version: Version) -> Response {
+fn sent_away() -> Response {
     let text = "The apiserver is shutting down, please try again later.\n";
     let mut response = component::http::text(StatusCode::TOO_MANY_REQUESTS, text);
     let headers = response.headers_mut();
     headers.insert(header::RETRY_AFTER, RETRY_LATER);
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    if version < Version::HTTP_2 {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }
 

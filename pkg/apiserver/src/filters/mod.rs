@@ -23,7 +23,7 @@ use apimachinery::status::{Reason, Status};
 use component::http::{Request, Response};
 use futures::FutureExt;
 use http::header::{self, HeaderName};
-use http::{HeaderValue, Method};
+use http::{HeaderValue, Method, Version};
 use jiff::Timestamp;
 
 use crate::context::{RequestContext, Warnings};
@@ -45,6 +45,7 @@ pub(crate) async fn run(server: Arc<Server>, request: Request) -> Response {
     let info = Arc::new(RequestInfo::of(request.method(), request.uri(), &query));
     let audit_id = audit_id(&request);
     let head_only = request.method() == Method::HEAD;
+    let goes_away = request.version() == Version::HTTP_2 && server.limits.sends_away(rand::random());
     let media = negotiate::single(request.headers(), &query).unwrap_or(MediaType::JSON);
     let compression = accepts_gzip(request.headers());
     let warnings = Warnings::default();
@@ -95,6 +96,9 @@ pub(crate) async fn run(server: Arc<Server>, request: Request) -> Response {
     }
     if !response.headers().contains_key(header::CACHE_CONTROL) {
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    }
+    if goes_away {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     server.metrics.finished(&labels, response.status(), started.elapsed());
     tracing::debug!(

@@ -32,29 +32,31 @@ pub(super) async fn future_revisions_are_refused(f: Fixture) {
 
 pub(super) async fn watches_see_their_prefix_in_order(f: Fixture) {
     let now = f.put("a", "0").await;
-    let mut watch = f.watch(after(now)).await;
+    let mut watches = [f.watch(after(now)).await, f.watch_with_prev(after(now)).await];
     let neighbour: std::sync::Arc<str> = format!("{}x/a", f.root).into();
     f.write(vec![Op::Put { key: neighbour, value: "no".into(), lease: None }]).await;
     let changed = f.put("a", "1").await;
     let made = f.put("b", "1").await;
     let gone = f.delete("a").await;
     let again = f.put("a", "2").await;
-    let events = watch.events(4).await;
-    let seen: Vec<_> = events
-        .iter()
-        .map(|e| {
-            let prev = e.prev.as_ref().map(|p| (f.show(p), p.mod_revision));
-            (f.show(&e.kv), e.kv.mod_revision, e.deleted, prev)
-        })
-        .collect();
     let expected = [
         ("a=1".to_owned(), changed, false, Some(("a=0".to_owned(), now))),
         ("b=1".to_owned(), made, false, None),
         ("a=".to_owned(), gone, true, Some(("a=1".to_owned(), changed))),
         ("a=2".to_owned(), again, false, None),
     ];
-    assert_eq!(seen, expected);
-    assert_eq!(events[3].kv.create_revision, again);
+    for (with_prev, watch) in watches.iter_mut().enumerate() {
+        let events = watch.events(4).await;
+        for (event, (shown, revision, deleted, before)) in events.iter().zip(&expected) {
+            assert_eq!(
+                (&f.show(&event.kv), event.kv.mod_revision, event.deleted),
+                (shown, *revision, *deleted)
+            );
+            let prev = event.prev.as_ref().map(|p| (f.show(p), p.mod_revision));
+            assert!(prev == *before || with_prev == 0 && prev.is_none(), "{prev:?}");
+        }
+        assert_eq!(events[3].kv.create_revision, again);
+    }
 }
 
 pub(super) async fn watches_begin_in_the_past(f: Fixture) {
@@ -65,7 +67,7 @@ pub(super) async fn watches_begin_in_the_past(f: Fixture) {
         let events = f.watch(start).await.events(expected.len()).await;
         assert_eq!(events.iter().map(|e| e.kv.mod_revision).collect::<Vec<_>>(), expected);
     }
-    let prev = f.watch(third).await.events(1).await.remove(0).prev.unwrap();
+    let prev = f.watch_with_prev(third).await.events(1).await.remove(0).prev.unwrap();
     assert_eq!((&prev.value[..], prev.mod_revision), (&b"2"[..], second));
 }
 
@@ -80,7 +82,7 @@ pub(super) async fn a_long_past_is_kept_until_it_is_compacted(f: Fixture) {
     }
     let gone = f.delete("0").await;
     // a watch from the beginning sees every change with what it superseded
-    let mut watch = f.watch(revisions[0]).await;
+    let mut watch = f.watch_with_prev(revisions[0]).await;
     let events = watch.events(CHANGES + 1).await;
     for (i, event) in events[..CHANGES].iter().enumerate() {
         assert_eq!((event.kv.mod_revision, event.deleted), (revisions[i], false));

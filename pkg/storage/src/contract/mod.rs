@@ -135,6 +135,11 @@ impl Fixture {
         let stream = self.storage.watch(&self.prefix(), start).await.unwrap();
         Watching { stream, seen: Revision(start.0 - 1) }
     }
+
+    async fn watch_with_prev(&self, start: Revision) -> Watching {
+        let stream = self.storage.watch_with_prev(&self.prefix(), start).await.unwrap();
+        Watching { stream, seen: Revision(start.0 - 1) }
+    }
 }
 
 /// A watch that checks the order of what it gets.

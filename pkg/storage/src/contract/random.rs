@@ -22,7 +22,7 @@ pub(super) async fn a_watch_adds_up_to_the_store(f: Fixture) {
     const WRITES: u64 = 40;
     let start = f.put("start", "0").await;
     let f = Arc::new(f);
-    let mut watch = f.watch(start).await;
+    let mut watch = f.watch_with_prev(start).await;
     let writers: Vec<BoxFuture<'_, Revision>> = (0..WRITERS)
         .map(|writer| {
             let f = Arc::clone(&f);

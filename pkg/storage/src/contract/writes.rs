@@ -180,7 +180,7 @@ pub(super) async fn leases_end_what_they_hold(f: Fixture) {
     });
     let made = f.write(held.to_vec()).await;
     f.put("freed", "2").await;
-    let mut watch = f.watch(Revision(made.0 + 1)).await;
+    let mut watch = f.watch_with_prev(Revision(made.0 + 1)).await;
     let mut gone = Vec::new();
     while gone.len() < 2 {
         if let WatchMessage::Events(events) = watch.message().await.unwrap() {

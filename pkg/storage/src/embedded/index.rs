@@ -22,17 +22,27 @@ pub(super) struct Place {
 /// which no write may copy.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Index {
-    keys: OrdMap<Arc<str>, Arc<Version>>,
-    past: OrdMap<(Arc<str>, Place), Version>,
+    keys: OrdMap<Arc<str>, Arc<Newest>>,
+    /// There is one for each change since the last compaction, so they are small.
+    past: OrdMap<(Arc<str>, Place), Superseded>,
     bytes: usize,
 }
 
-#[derive(Debug, Clone)]
-struct Version {
+/// The newest version of a key.
+#[derive(Debug)]
+struct Newest {
     place: Place,
     created: Revision,
-    content: Content,
+    /// `None` when it was deleted.
+    value: Option<Bytes>,
     lease: Option<LeaseId>,
+}
+
+/// A version that another one followed.
+#[derive(Debug, Clone)]
+struct Superseded {
+    created: Revision,
+    content: Content,
 }
 
 /// What a key was set to.
@@ -40,9 +50,18 @@ struct Version {
 enum Content {
     /// Nothing: it was deleted.
     Gone,
-    Value(Bytes),
+    /// On the heap, as few are in memory.
+    Value(Box<Bytes>),
     /// The value is to be read from disk.
     OnDisk,
+}
+
+/// A version, wherever it is.
+struct Version<'v> {
+    place: Place,
+    created: Revision,
+    /// `None` when it is on disk.
+    value: Option<&'v Bytes>,
 }
 
 /// What a range read found in the index.
@@ -56,27 +75,47 @@ pub(super) struct Found {
     pub(super) count: usize,
 }
 
-impl Version {
-    fn key_value(&self, key: &Arc<str>) -> Option<KeyValue> {
-        let value = match &self.content {
-            Content::Gone => return None,
-            Content::Value(value) => value.clone(),
-            Content::OnDisk => Bytes::new(),
-        };
-        Some(KeyValue {
-            key: Arc::clone(key),
-            value,
-            create_revision: self.created,
-            mod_revision: self.place.revision,
-        })
+impl Newest {
+    /// `None` when it was deleted.
+    fn version(&self) -> Option<Version<'_>> {
+        let value = Some(self.value.as_ref()?);
+        Some(Version { place: self.place, created: self.created, value })
     }
 
-    fn exists(&self) -> bool {
-        !matches!(self.content, Content::Gone)
+    fn weight(&self) -> usize {
+        self.value.as_ref().map_or(0, Bytes::len)
+    }
+}
+
+impl Superseded {
+    /// `None` when it was a deletion.
+    fn version(&self, place: Place) -> Option<Version<'_>> {
+        let value = match &self.content {
+            Content::Gone => return None,
+            Content::Value(value) => Some(&**value),
+            Content::OnDisk => None,
+        };
+        Some(Version { place, created: self.created, value })
     }
 
     fn weight(&self) -> usize {
         if let Content::Value(value) = &self.content { value.len() } else { 0 }
+    }
+}
+
+impl Version<'_> {
+    /// A value on disk is empty here.
+    fn key_value(&self, key: &Arc<str>) -> KeyValue {
+        KeyValue {
+            key: Arc::clone(key),
+            value: self.value.cloned().unwrap_or_default(),
+            create_revision: self.created,
+            mod_revision: self.place.revision,
+        }
+    }
+
+    fn on_disk(&self) -> Option<Place> {
+        self.value.is_none().then_some(self.place)
     }
 }
 
@@ -94,7 +133,7 @@ impl Index {
     /// The latest state of a key.
     pub(super) fn get(&self, key: &str) -> Option<KeyValue> {
         let (key, newest) = self.keys.get_key_value(key)?;
-        newest.key_value(key)
+        Some(newest.version()?.key_value(key))
     }
 
     /// The lease of a key that exists.
@@ -105,14 +144,12 @@ impl Index {
     /// Keys of a range; an empty `end` is none.
     pub(super) fn range(&self, start: &str, end: &str, limit: usize, revision: Option<Revision>) -> Found {
         let mut found = Found::default();
-        let mut take = |key: &Arc<str>, newest: &Version| {
-            let Some(version) = self.at(key, newest, revision).filter(|v| v.exists()) else { return };
+        let mut take = |key: &Arc<str>, newest: &Newest| {
+            let Some(version) = self.at(key, newest, revision) else { return };
             found.count += 1;
             if limit == 0 || found.kvs.len() < limit {
-                if matches!(version.content, Content::OnDisk) {
-                    found.on_disk.push((found.kvs.len(), version.place));
-                }
-                found.kvs.extend(version.key_value(key));
+                found.on_disk.extend(version.on_disk().map(|place| (found.kvs.len(), place)));
+                found.kvs.push(version.key_value(key));
             }
         };
         // one key needs no iterator
@@ -132,34 +169,36 @@ impl Index {
         found
     }
 
-    /// The version of a key at a revision.
+    /// The version of a key at a revision; `None` when it did not exist.
     fn at<'v>(
         &'v self,
         key: &Arc<str>,
-        newest: &'v Version,
+        newest: &'v Newest,
         revision: Option<Revision>,
-    ) -> Option<&'v Version> {
+    ) -> Option<Version<'v>> {
         match revision {
             Some(revision) if newest.place.revision > revision => {
-                self.past_before(key, Place { revision: Revision(revision.0 + 1), sub: 0 })
+                let after = Place { revision: Revision(revision.0 + 1), sub: 0 };
+                let (place, version) = self.past_before(key, after)?;
+                version.version(place)
             }
-            _ => Some(newest),
+            _ => newest.version(),
         }
     }
 
     /// The last of a key's superseded versions before a place.
-    fn past_before(&self, key: &Arc<str>, place: Place) -> Option<&Version> {
+    fn past_before(&self, key: &Arc<str>, place: Place) -> Option<(Place, &Superseded)> {
         let start = (Arc::clone(key), Place { revision: Revision(0), sub: 0 });
         let end = (Arc::clone(key), place);
-        self.past.range(start..end).next_back().map(|(_, version)| version)
+        self.past.range(start..end).next_back().map(|((_, place), version)| (*place, version))
     }
 
     /// A key as the change at a place found it, with the place of its value when that is on disk.
     pub(super) fn before(&self, key: &str, place: Place) -> Option<(KeyValue, Option<Place>)> {
         let (key, _) = self.keys.get_key_value(key)?;
-        let version = self.past_before(key, place)?;
-        let on_disk = matches!(version.content, Content::OnDisk).then_some(version.place);
-        Some((version.key_value(key)?, on_disk))
+        let (place, superseded) = self.past_before(key, place)?;
+        let version = superseded.version(place)?;
+        Some((version.key_value(key), version.on_disk()))
     }
 
     /// Sets a key.
@@ -172,7 +211,7 @@ impl Index {
     ) -> Event {
         let before = self.get(key);
         let created = before.as_ref().map_or(place.revision, |b| b.create_revision);
-        let key = self.add(key, Version { place, created, content: Content::Value(value.clone()), lease });
+        let key = self.add(key, Newest { place, created, value: Some(value.clone()), lease });
         let kv = KeyValue { key, value, create_revision: created, mod_revision: place.revision };
         Event { kv, prev: before, deleted: false }
     }
@@ -181,7 +220,7 @@ impl Index {
     pub(super) fn delete(&mut self, key: &str, place: Place) -> Option<Event> {
         let before = self.get(key)?;
         let key = Arc::clone(&before.key);
-        self.add(&key, Version { place, created: Revision(0), content: Content::Gone, lease: None });
+        self.add(&key, Newest { place, created: Revision(0), value: None, lease: None });
         let kv =
             KeyValue { key, value: Bytes::new(), create_revision: Revision(0), mod_revision: place.revision };
         Some(Event { kv, prev: Some(before), deleted: true })
@@ -198,8 +237,7 @@ impl Index {
     ) -> Event {
         let prev = self.get(key);
         let deleted = value.is_none();
-        let content = value.clone().map_or(Content::Gone, Content::Value);
-        let key = self.add(key, Version { place, created, content, lease });
+        let key = self.add(key, Newest { place, created, value: value.clone(), lease });
         let kv = KeyValue {
             key,
             value: value.unwrap_or_default(),
@@ -209,14 +247,17 @@ impl Index {
         Event { kv, prev, deleted }
     }
 
-    fn add(&mut self, key: &Arc<str>, version: Version) -> Arc<str> {
+    fn add(&mut self, key: &Arc<str>, version: Newest) -> Arc<str> {
         self.bytes += version.weight();
         if let Some((known, _)) = self.keys.get_key_value(&**key) {
             // one copy of the key's text, however often it is written
             let known = Arc::clone(known);
             if let Some(newest) = self.keys.get_mut(&*known) {
                 let old = std::mem::replace(newest, Arc::new(version));
-                self.past.insert((Arc::clone(&known), old.place), Arc::unwrap_or_clone(old));
+                let content =
+                    old.value.clone().map_or(Content::Gone, |value| Content::Value(Box::new(value)));
+                let superseded = Superseded { created: old.created, content };
+                self.past.insert((Arc::clone(&known), old.place), superseded);
             }
             return known;
         }
@@ -228,8 +269,8 @@ impl Index {
     pub(super) fn unload(&mut self, key: &str, revision: Revision) {
         let Some((key, _)) = self.keys.get_key_value(key) else { return };
         let key = Arc::clone(key);
-        let Some(version) = self.past_before(&key, Place { revision, sub: 0 }) else { return };
-        let (place, bytes) = (version.place, version.weight());
+        let Some((place, version)) = self.past_before(&key, Place { revision, sub: 0 }) else { return };
+        let bytes = version.weight();
         if bytes > 0
             && let Some(version) = self.past.get_mut(&(key, place))
         {
@@ -247,15 +288,17 @@ impl Index {
         let reachable = self.past.range(at(Revision(0))..at(Revision(revision.0 + 1)));
         let mut free: Vec<Place> = reachable
             // a deletion is needed only to hide what it deleted
-            .filter(|(_, version)| version.place.revision < revision || !version.exists())
-            .map(|(_, version)| version.place)
+            .filter(|((_, place), version)| {
+                place.revision < revision || matches!(version.content, Content::Gone)
+            })
+            .map(|((_, place), _)| *place)
             .collect();
         for place in &free {
             if let Some(version) = self.past.remove(&(Arc::clone(&key), *place)) {
                 self.bytes -= version.weight();
             }
         }
-        if !newest.exists() && newest.place.revision <= revision {
+        if newest.value.is_none() && newest.place.revision <= revision {
             free.push(newest.place);
             self.keys.remove(&*key);
         }

@@ -1,14 +1,22 @@
-//! Requests whose heads are too large are refused by their status code; what upstream takes is taken.
+//! Connections as clients see them: requests whose heads are too large are refused by their status code, what upstream
+//! takes is taken; `Connection: close` closes.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use component::http::{Request, Response, empty, text};
+use bytes::Bytes;
+use component::http::{Body, BoxError, Request, Response, empty, text};
 use component::pki::{Ca, Host};
 use component::serving::{Handler, Limits, MAX_HEADERS, serve};
 use component::tls::{ServerCertificate, roots, server_config};
-use http::StatusCode;
+use futures::future::BoxFuture;
+use futures::{SinkExt as _, StreamExt as _};
+use http::header::CONNECTION;
+use http::{HeaderValue, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -16,13 +24,22 @@ use tokio_util::sync::CancellationToken;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Answers "ok", after the request's body; under `/last` with `Connection: close`.
+async fn answer(request: Request) -> Response {
+    let last = request.uri().path() == "/last";
+    let _ = request.into_body().collect().await;
+    let mut response = text(StatusCode::OK, "ok");
+    if last {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
 async fn server(tls: Option<Arc<rustls::ServerConfig>>) -> (SocketAddr, CancellationToken) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
     let address = listener.local_addr().expect("an address");
     let shutdown = CancellationToken::new();
-    let handler = |_: Request| -> futures::future::BoxFuture<'static, Response> {
-        Box::pin(async { text(StatusCode::OK, "ok") })
-    };
+    let handler = |request: Request| -> BoxFuture<'static, Response> { Box::pin(answer(request)) };
     let handler: Arc<dyn Handler> = Arc::new(handler);
     tokio::spawn(serve(listener, tls, handler, Limits::default(), shutdown.clone()));
     (address, shutdown)
@@ -67,8 +84,8 @@ async fn heads_over_http_1() {
     shutdown.cancel();
 }
 
-#[tokio::test]
-async fn heads_over_http_2() {
+/// A server that speaks HTTP/2, and a connection to it.
+async fn http_2() -> (SendRequest<Body>, CancellationToken) {
     component::install_crypto();
     let ca = Ca::new("test").expect("an authority");
     let pem = ca.issue_server("localhost", None, &[Host::from("localhost")]).expect("a certificate");
@@ -82,12 +99,22 @@ async fn heads_over_http_2() {
     let stream = TcpStream::connect(address).await.expect("a connection");
     let name = rustls_pki_types::ServerName::try_from("localhost").expect("a name");
     let stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.expect("TLS");
-    let (mut sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+    let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
         .max_header_list_size(1 << 20)
         .handshake(TokioIo::new(stream))
         .await
         .expect("HTTP/2");
     tokio::spawn(connection);
+    (sender, shutdown)
+}
+
+async fn in_time<T>(future: impl Future<Output = hyper::Result<T>>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.expect("in time").expect("an answer")
+}
+
+#[tokio::test]
+async fn heads_over_http_2() {
+    let (mut sender, shutdown) = http_2().await;
     // name and value and 32 bytes a header count
     for (count, bytes, expected) in
         [(1, 10, 200), (900, 30, 200), (20, 40_000, 200), (40, 40_000, 431), (1, 10, 200)]
@@ -97,8 +124,31 @@ async fn heads_over_http_2() {
             let value = "g".repeat(bytes).parse().expect("a value");
             request.headers_mut().append("impersonate-group", value);
         }
-        let answer = tokio::time::timeout(PATIENCE, sender.send_request(request)).await.expect("in time");
-        assert_eq!(answer.expect("an answer").status().as_u16(), expected, "{count} of {bytes} bytes");
+        let answer = in_time(sender.send_request(request)).await;
+        assert_eq!(answer.status().as_u16(), expected, "{count} of {bytes} bytes");
     }
+    shutdown.cancel();
+}
+
+#[tokio::test]
+async fn http_2_closes_when_what_is_under_way_is_done() {
+    let (mut sender, shutdown) = http_2().await;
+    let (mut rest, slow) = futures::channel::mpsc::channel(1);
+    let slow = StreamBody::new(slow.map(|bytes: Bytes| Ok::<_, BoxError>(Frame::data(bytes)))).boxed_unsync();
+    let request = |path: &str, body: Body| {
+        http::Request::post(format!("https://localhost{path}")).body(body).expect("a request")
+    };
+    rest.send(Bytes::from_static(b"some")).await.expect("the body is read");
+    let under_way = tokio::spawn(sender.send_request(request("/slow", slow)));
+    let first = in_time(sender.send_request(request("/", empty()))).await;
+    assert_eq!(first.status(), 200);
+    let last = in_time(sender.send_request(request("/last", empty()))).await;
+    assert_eq!((last.status().as_u16(), last.headers().get(CONNECTION)), (200, None));
+    // the client is told, and has to take another connection
+    let refused = async { while sender.send_request(request("/", empty())).await.is_ok() {} };
+    tokio::time::timeout(PATIENCE, refused).await.expect("GOAWAY");
+    assert!(!under_way.is_finished());
+    drop(rest);
+    assert_eq!(in_time(async { under_way.await.expect("no panic") }).await.status(), 200);
     shutdown.cancel();
 }
