@@ -91,6 +91,26 @@ async fn they_agree() -> anyhow::Result<()> {
         }
     }
 
+    // who deletes may not have seen the change before, and yet goes by it
+    let version = |object: &Value| object["metadata"]["resourceVersion"].clone();
+    for round in 0..20 {
+        let path = format!("{CM}/d{round}");
+        let made = a.ok("POST", CM, &json!({"metadata": {"name": format!("d{round}")}})).await?;
+        let mut held = made.clone();
+        held["metadata"]["finalizers"] = json!(["example.com/held"]);
+        let held = a.ok("PUT", &path, &held).await?;
+        let old = json!({"preconditions": {"resourceVersion": version(&made)}});
+        let refused = b.ok("DELETE", &path, &old).await;
+        assert!(refused.is_err_and(|e| e.to_string().contains("409")));
+        let new = json!({"preconditions": {"resourceVersion": version(&held)}});
+        let mut marked = b.ok("DELETE", &path, &new).await?;
+        assert!(marked["metadata"]["deletionTimestamp"].is_string(), "{marked}");
+        marked["metadata"]["finalizers"] = json!([]);
+        a.ok("PUT", &path, &marked).await?;
+        let gone = b.ok("DELETE", &path, &Value::Null).await;
+        assert!(gone.is_err_and(|e| e.to_string().contains("404")));
+    }
+
     // addresses and ports are given out once
     let mut taken = BTreeSet::new();
     for (i, door) in [&a, &b, &a, &b].into_iter().enumerate() {

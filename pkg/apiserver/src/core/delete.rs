@@ -40,28 +40,42 @@ impl Core {
         params: &WriteParams,
     ) -> Result<Deleted, Status> {
         validate_request(request)?;
-        let place = &subject.place;
-        // Deletions are judged by what the store has, as what they remove cannot be asked for again.
         let mut attempt = self.attempt(subject).await?;
-        if !attempt.is_fresh() {
-            attempt = attempt.refresh().await.map_err(watchcache::Error::from)?;
-        }
-        let mut first = true;
         loop {
-            let Some(kv) = attempt.current() else { return Err(place.not_found(subject.name)) };
-            let read = || crate::codec::from_stored(&place.descriptor, &kv.value);
-            let mut object = work::taking(write_time(kv.value.len()), read)?;
-            set_resource_version(&mut object, kv.mod_revision);
-            check_preconditions(place, subject.name, &object, request)?;
-            if params.admission && first {
-                self.admit_delete(subject, &object, params).await?;
-                first = false;
+            let judged = self.judge_deletion(subject, request, params, &attempt).await;
+            // a write finds out whether it began with what the store has; anything else must have begun with it
+            let is_written = !params.dry_run && judged.as_ref().is_ok_and(|(_, plan)| *plan != Plan::Pending);
+            if !is_written && !attempt.is_fresh() {
+                attempt = attempt.refresh().await.map_err(watchcache::Error::from)?;
+                continue;
             }
-            match self.delete_step(subject, request, params, attempt, object).await? {
+            let (object, plan) = judged?;
+            match self.delete_step(subject, plan, params, attempt, object).await? {
                 Ok(deleted) => return Ok(deleted),
                 Err(next) => attempt = next,
             }
         }
+    }
+
+    /// The object as an attempt has it, and what is to be done with it.
+    async fn judge_deletion(
+        &self,
+        subject: &Subject<'_>,
+        request: &DeleteRequest,
+        params: &WriteParams,
+        attempt: &Attempt,
+    ) -> Result<(Value, Plan), Status> {
+        let place = &subject.place;
+        let Some(kv) = attempt.current() else { return Err(place.not_found(subject.name)) };
+        let read = || crate::codec::from_stored(&place.descriptor, &kv.value);
+        let mut object = work::taking(write_time(kv.value.len()), read)?;
+        set_resource_version(&mut object, kv.mod_revision);
+        check_preconditions(place, subject.name, &object, request)?;
+        if params.admission {
+            self.admit_delete(subject, &object, params).await?;
+        }
+        let plan = plan(place, &object, request);
+        Ok((object, plan))
     }
 
     async fn admit_delete(
@@ -87,7 +101,7 @@ impl Core {
     async fn delete_step(
         self: &Arc<Self>,
         subject: &Subject<'_>,
-        request: &DeleteRequest,
+        plan: Plan,
         params: &WriteParams,
         attempt: Attempt,
         mut object: Value,
@@ -98,7 +112,7 @@ impl Core {
             place.served().from_storage(&mut object);
             Ok(Ok(Deleted { object, gone }))
         };
-        match plan(place, &object, request) {
+        match plan {
             Plan::Pending => answer(object, false),
             Plan::Mark(mut marked) => {
                 let text = crate::codec::to_stored(place.target, &mut marked, None)?;
