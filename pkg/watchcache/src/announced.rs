@@ -65,10 +65,10 @@ impl Announced {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::object::Labels;
+    use crate::texts::{Labels, Texts};
 
     fn decoded(json: &str) -> Decoded {
-        Decoded::new(Bytes::from(json.to_owned()), Labels::default(), Vec::new())
+        Decoded::new(Bytes::from(json.to_owned()), Labels::default(), Texts::default())
     }
 
     #[test]

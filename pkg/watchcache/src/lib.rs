@@ -21,15 +21,17 @@ mod pruned;
 mod pump;
 mod scan;
 mod state;
+mod texts;
 mod token;
 mod watcher;
 
 pub use cache::{Filter, ListOptions, ListPage, ReadVersion, Snapshot, Stats, WatchCache, WatchCacheConfig};
 pub use error::Error;
 pub use object::{
-    Codec, DecodeError, Decoded, FieldSource, JsonCodec, Labels, RepresentationId, StoredObject, StoredText,
+    Codec, DecodeError, Decoded, FieldSource, JsonCodec, RepresentationId, StoredObject, StoredText,
 };
 pub use objects::Marks;
 pub use state::{CacheEvent, EventKind, RingLimits};
+pub use texts::{Labels, Texts};
 pub use token::Continue;
 pub use watcher::{Interest, WatchItem, WatchOptions, WatchStart, Watcher};

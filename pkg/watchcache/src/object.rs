@@ -1,7 +1,7 @@
 //! One object as the cache keeps and serves it.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use apimachinery::Value;
@@ -13,6 +13,7 @@ use storage::{KeyValue, Revision};
 
 use crate::kept::{self, Budget, Slots};
 use crate::scan::{self, Splice, write_decimal};
+use crate::texts::{Labels, Texts};
 use crate::{extract, pruned};
 
 /// Turns stored bytes into what the cache keeps.
@@ -34,14 +35,14 @@ pub struct Decoded {
     /// `metadata.labels`.
     pub labels: Labels,
     /// Values of the selectable fields, in the order the codec was told.
-    pub fields: Vec<Box<str>>,
+    pub fields: Texts,
     /// Where the resourceVersion goes, when that is known already.
     pub(crate) splice: Option<Splice>,
 }
 
 impl Decoded {
     /// An object's JSON, labels and selectable fields.
-    pub fn new(json: Bytes, labels: Labels, fields: Vec<Box<str>>) -> Self {
+    pub fn new(json: Bytes, labels: Labels, fields: Texts) -> Self {
         Self { json, labels, fields, splice: None }
     }
 }
@@ -50,35 +51,6 @@ impl Decoded {
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{0}")]
 pub struct DecodeError(pub String);
-
-/// An object's labels, sorted by key.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Labels(Box<[(Box<str>, Box<str>)]>);
-
-impl Labels {
-    /// Labels from pairs in any order; of equal keys the last one counts.
-    pub fn new<K: AsRef<str>, V: AsRef<str>>(pairs: impl IntoIterator<Item = (K, V)>) -> Self {
-        let sorted: BTreeMap<Box<str>, Box<str>> =
-            pairs.into_iter().map(|(k, v)| (k.as_ref().into(), v.as_ref().into())).collect();
-        Self(sorted.into_iter().collect())
-    }
-
-    /// The value of a label.
-    pub fn get(&self, key: &str) -> Option<&str> {
-        let at = self.0.binary_search_by(|(k, _)| (**k).cmp(key)).ok()?;
-        Some(&self.0[at].1)
-    }
-
-    /// Keys and values, sorted by key.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(k, v)| (&**k, &**v))
-    }
-
-    /// There are none.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
 
 /// How a selectable field is read from the decoded object, which comes without annotations and managed fields, and with
 /// no more of a list than the scalars of its first item.
@@ -101,7 +73,7 @@ impl JsonCodec {
         if self.fields.is_empty() {
             let head: Head<'_> = serde_json::from_slice(json).map_err(|e| DecodeError(e.to_string()))?;
             let labels = Labels::new(head.metadata.labels.unwrap_or_default());
-            return Ok(Decoded::new(json.clone(), labels, Vec::new()));
+            return Ok(Decoded::new(json.clone(), labels, Texts::default()));
         }
         // the quick decoder stops at 128 levels
         let tree = pruned::selectable(json).or_else(|_| parse(json))?;
@@ -112,7 +84,7 @@ impl JsonCodec {
     pub fn decoded(&self, json: Bytes, tree: &Value) -> Decoded {
         let labels = apimachinery::meta::at(tree, &["metadata", "labels"]).and_then(Value::as_object);
         let labels = labels.into_iter().flatten().filter_map(|(k, v)| Some((k.as_str(), v.as_str()?)));
-        let fields = self.fields.iter().map(|field| field(tree).into_boxed_str()).collect();
+        let fields = self.fields.iter().map(|field| field(tree)).collect();
         Decoded::new(json, Labels::new(labels), fields)
     }
 }
@@ -164,11 +136,11 @@ pub struct StoredObject {
 
 /// What does not change when an object is shown at another revision.
 #[derive(Debug)]
-struct Body {
+pub(crate) struct Body {
     json: Bytes,
     splice: Splice,
     labels: Labels,
-    fields: Box<[Box<str>]>,
+    fields: Texts,
 }
 
 impl StoredObject {
@@ -198,12 +170,7 @@ impl StoredObject {
         }
         let namespace_at = layout.prefix().len();
         let name_at = if layout.namespaced() { namespace_at + namespace.len() + 1 } else { namespace_at };
-        let body = Body {
-            json: decoded.json,
-            splice,
-            labels: decoded.labels,
-            fields: decoded.fields.into_boxed_slice(),
-        };
+        let body = Body { json: decoded.json, splice, labels: decoded.labels, fields: decoded.fields };
         Ok(Self {
             key: Arc::clone(&kv.key),
             namespace_at: namespace_at as u32,
@@ -218,16 +185,31 @@ impl StoredObject {
 
     /// The same object as seen at another revision, as a delete shows it. Shares the bytes.
     pub(crate) fn at_revision(&self, revision: Revision) -> Self {
+        self.with(Arc::clone(&self.key), revision, Arc::clone(&self.body))
+    }
+
+    fn with(&self, key: Arc<str>, revision: Revision, body: Arc<Body>) -> Self {
         Self {
-            key: Arc::clone(&self.key),
+            key,
             namespace_at: self.namespace_at,
             name_at: self.name_at,
             revision,
             create_revision: self.create_revision,
-            body: Arc::clone(&self.body),
+            body,
             encoded: Slots::default(),
             budget: Arc::clone(&self.budget),
         }
+    }
+
+    /// The object once more, with all that it consists of anew. Of objects that stay when others go, each keeps pages of the
+    /// heap from being given back; made anew together they share a few. `bodies` is what has been made so far.
+    pub(crate) fn anew(&self, bodies: &mut HashMap<*const Body, Arc<Body>>) -> Self {
+        let body = bodies.entry(Arc::as_ptr(&self.body)).or_insert_with(|| {
+            let Body { json, splice, labels, fields } = &*self.body;
+            let json = Bytes::copy_from_slice(json);
+            Arc::new(Body { json, splice: *splice, labels: labels.clone(), fields: fields.clone() })
+        });
+        self.with(Arc::from(&*self.key), self.revision, Arc::clone(body))
     }
 
     /// Its key in the store.
@@ -263,11 +245,11 @@ impl StoredObject {
 
     /// The value of the selectable field at this place in the codec's order, `""` beyond them.
     pub fn field(&self, index: usize) -> &str {
-        self.body.fields.get(index).map_or("", |f| f)
+        self.body.fields.get(index).unwrap_or_default()
     }
 
     /// The values of the selectable fields, in the codec's order.
-    pub(crate) fn fields(&self) -> &[Box<str>] {
+    pub(crate) fn fields(&self) -> &Texts {
         &self.body.fields
     }
 
@@ -504,12 +486,12 @@ mod tests {
             br#"{"kind":"T","metadata":{"annotations":{"a":"b"},"labels":{"b":"2","a":"1\u0041"},
             "managedFields":[{"x":{}}],"name":"n"},"spec":{"node":"n1"}}"#,
         );
-        for (codec, fields) in [(JsonCodec::default(), vec![]), (node(), vec!["n1".into()])] {
+        for (codec, fields) in [(JsonCodec::default(), vec![]), (node(), vec!["n1"])] {
             let decoded = codec.decode_json(&json).unwrap();
             assert_eq!(decoded.labels.iter().collect::<Vec<_>>(), [("a", "1A"), ("b", "2")]);
             assert_eq!(decoded.labels.get("b"), Some("2"));
             assert_eq!(decoded.labels.get("c"), None);
-            assert_eq!(decoded.fields, fields);
+            assert_eq!(decoded.fields.iter().collect::<Vec<_>>(), fields);
         }
     }
 
@@ -531,7 +513,7 @@ mod tests {
             "[".repeat(400),
             "]".repeat(400)
         );
-        assert_eq!(&*node().decode_json(&deep.into()).unwrap().fields[0], "n1");
+        assert_eq!(node().decode_json(&deep.into()).unwrap().fields.get(0), Some("n1"));
         for broken in ["", "null", "[]", r#"{"metadata":{"labels":[]}}x"#, r#"{"a":1"#] {
             let json = Bytes::from(broken);
             assert!(node().decode_json(&json).is_err() || scan::splice(&json).is_err(), "{broken}");

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use either::Either;
 use imbl::OrdMap;
 
-use crate::object::{Labels, StoredObject};
+use crate::object::StoredObject;
+use crate::texts::{Labels, Texts};
 
 /// A label or a selectable field with its value, as a number: pairs that differ have different ones, but for chance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,7 +38,7 @@ impl Pair {
 struct Bits([u64; 2]);
 
 impl Bits {
-    fn of_object(labels: &Labels, fields: &[Box<str>]) -> Self {
+    fn of_object(labels: &Labels, fields: &Texts) -> Self {
         let labels = labels.iter().map(|(key, value)| Pair::of_label(key, value));
         let fields = fields.iter().enumerate().map(|(index, value)| Pair::of_field(index, value));
         labels.chain(fields).map(Self::from).fold(Self::default(), Self::and)
@@ -228,7 +229,7 @@ mod tests {
     #[test]
     fn marks_tell_pairs_apart() {
         let labels = Labels::new([("app", "web"), ("tier", "back")]);
-        let fields: [Box<str>; 2] = ["node-1".into(), "".into()];
+        let fields = Texts::from_iter(["node-1", ""]);
         let marks = Bits::of_object(&labels, &fields);
         let pair = [Marks::of_label("app", "web"), Marks::of_label("tier", "back")];
         let has =
@@ -253,7 +254,7 @@ mod tests {
     #[test]
     fn chance_is_rare() {
         let labels = Labels::new((0..6).map(|i| (format!("key-{i}"), format!("value-{i}"))));
-        let fields: Vec<Box<str>> = (0..8).map(|i| format!("field-{i}").into()).collect();
+        let fields: Texts = (0..8).map(|i| format!("field-{i}")).collect();
         let marks = Bits::of_object(&labels, &fields);
         let others: [fn(usize) -> Marks; 2] = [
             |i| Marks::of_label("key-0", &format!("value-{i}")),
