@@ -4,7 +4,8 @@ use std::path::Path;
 
 use client::rest::{ResourceId, Rest};
 use client::{InformerFactory, Selection};
-use integration::component::{Lab, free_port, until};
+use integration::binary::free_port;
+use integration::component::{Lab, until};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use serde_json::json;

@@ -2,8 +2,10 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::ops::Range;
 use std::path::Path;
 use std::process::{Child, Command};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -12,6 +14,8 @@ use anyhow::{Context as _, bail};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Pause between looks.
 const PAUSE: Duration = Duration::from_millis(50);
+/// Below what systems give to connections and the range of node ports.
+const PORTS: Range<u16> = 10_000..30_000;
 
 /// A program under test, killed when it is dropped.
 pub struct Binary(Child);
@@ -84,9 +88,20 @@ impl Drop for Binary {
     }
 }
 
-/// A port of loopback that was free a moment ago.
+/// A port of loopback that nobody listens on, and that this process has not given out lately. The system would choose one of
+/// those it gives to connections too: some connection of another test may have it by the time a server asks for it.
 pub fn free_port() -> anyhow::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    // far from those of a process with a number nearby
+    let first = std::process::id().wrapping_mul(97);
+    for _ in PORTS {
+        let next = first.wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed));
+        let port = PORTS.start + (next % PORTS.len() as u32) as u16;
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no port is free")
 }
 
 /// Status and body of a plain HTTP request to loopback; `None` without an answer.

@@ -1,6 +1,6 @@
 //! Single binaries of the control plane, run as processes against a server in this process, with the files kubeadm makes.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -110,11 +110,6 @@ impl Lab {
             .spawn()
             .with_context(|| binary.display().to_string())
     }
-}
-
-/// A port nobody listens on now.
-pub fn free_port() -> anyhow::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
 /// Waits until a list of objects is as wanted.
