@@ -13,6 +13,7 @@ use futures::future::BoxFuture;
 use http::header::CONNECTION;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use nix::sys::socket::{self, Backlog};
 use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -36,6 +37,9 @@ pub const MAX_HEADER_BYTES: u32 = 1 << 20;
 pub const MAX_HEADERS: usize = 1000;
 /// HTTP/2 pings an idle connection this often, and drops it without an answer.
 pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// Connections that may wait to be accepted, as in Go. Clients that come all at once, as after a restart, are let in one by
+/// one; of those beyond this the system drops the first packet, and they try again a second later.
+pub const BACKLOG: i32 = 4096;
 /// Pause after a failed accept (out of file descriptors), so that the loop does not spin.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
@@ -94,6 +98,10 @@ pub async fn serve(
     limits: Limits,
     shutdown: CancellationToken,
 ) {
+    // a listener may be told again how many may wait; whoever opened it let the library choose, which takes 128
+    if let Err(error) = Backlog::new(BACKLOG).and_then(|backlog| socket::listen(&listener, backlog)) {
+        tracing::debug!(%error, "cannot let more connections wait");
+    }
     let acceptor = tls.map(tls::Acceptor::new);
     let slots = Arc::new(Semaphore::new(limits.connections));
     let tasks = TaskTracker::new();

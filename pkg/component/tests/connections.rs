@@ -152,3 +152,20 @@ async fn http_2_closes_when_what_is_under_way_is_done() {
     assert_eq!(in_time(async { under_way.await.expect("no panic") }).await.status(), 200);
     shutdown.cancel();
 }
+
+#[tokio::test]
+async fn a_crowd_may_wait_to_be_let_in() {
+    // nobody is let in while the one slot is taken
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let shutdown = CancellationToken::new();
+    let handler = |request: Request| -> BoxFuture<'static, Response> { Box::pin(answer(request)) };
+    let limits = Limits { connections: 1, ..Limits::default() };
+    tokio::spawn(serve(listener, None, Arc::new(handler), limits, shutdown.clone()));
+    let mut waiting = Vec::new();
+    for i in 0..300 {
+        let connecting = tokio::time::timeout(PATIENCE, TcpStream::connect(address));
+        waiting.push(connecting.await.unwrap_or_else(|_| panic!("{i} are waiting")).expect("a connection"));
+    }
+    shutdown.cancel();
+}
