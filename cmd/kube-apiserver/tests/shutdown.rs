@@ -113,6 +113,8 @@ async fn or_sent_away_until_done() -> anyhow::Result<()> {
     let (_servers, _dir, mut server) = started(&["--shutdown-send-retry-after=true"]).await?;
     let door = server.door();
     let mut idle = door.connect().await?;
+    let mut http2 = door.connect_http2().await?;
+    assert_eq!(http2.get("/version").await?, 200);
     idle.send("GET", "/version", full("")).await?.into_body().collect().await?;
     let under_way = UnderWay::begin(&door).await?;
     server.process.terminate()?;
@@ -129,6 +131,9 @@ async fn or_sent_away_until_done() -> anyhow::Result<()> {
     let old = idle.send("GET", CM, full("")).await?;
     assert_eq!(old.status(), 429);
     assert_eq!(door.get(&format!("{CM}?watch=true")).await?.0, 429);
+    // and those that many requests share are given up
+    assert_eq!(http2.get(CM).await?, 429);
+    tokio::time::timeout(PATIENCE, async { while http2.get(CM).await.is_ok() {} }).await?;
     // probes are answered to the last
     assert_eq!(door.get("/livez").await?.0, 200);
     assert_eq!(door.get("/readyz").await?.0, 500);
@@ -168,5 +173,24 @@ async fn watches_end_over_their_time() -> anyhow::Result<()> {
     ended.sort_unstable();
     assert!(ended[0] >= 3 && ended[1] >= ended[0] + 3, "{ended:?}");
     assert!(server.process.ended().await?);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_end_by_chance() -> anyhow::Result<()> {
+    /// A connection that lives through so many has a chance of 2 in a billion.
+    const REQUESTS: usize = 1000;
+    for (flag, ends) in [("--goaway-chance=0.02", true), ("--goaway-chance=0", false)] {
+        let (_servers, _dir, server) = started(&[flag]).await?;
+        let door = server.door();
+        let mut http2 = door.connect_http2().await?;
+        let mut answered = 0;
+        while answered < REQUESTS && http2.get("/version").await.is_ok_and(|status| status == 200) {
+            answered += 1;
+        }
+        assert_eq!(answered < REQUESTS, ends, "{flag}: {answered} requests");
+        assert_eq!(door.connect_http2().await?.get("/version").await?, 200, "another is to be had");
+        assert!(server.process.stop().await?);
+    }
     Ok(())
 }

@@ -50,9 +50,9 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Whether a request's connection is ended by chance, for a random number between 0 and 1.
-    pub(crate) fn sends_away(&self, random: f64) -> bool {
-        random < self.goaway_chance
+    /// Whether a request's connection is ended, by chance.
+    pub(crate) fn sends_away(&self) -> bool {
+        self.goaway_chance > 0.0 && rand::random::<f64>() < self.goaway_chance
     }
 }
 

@@ -1,5 +1,5 @@
-//! Watches of the past. From before what the hub holds: read from etcd up to where the hub begins, then from the hub. With what
-//! was there before each change, which the hub does not know: read from etcd throughout.
+//! Watches of the past. From before what the hub holds: read from etcd up to where the hub begins, then from the hub. With
+//! what was there before each change, which the hub does not know: read from etcd throughout.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

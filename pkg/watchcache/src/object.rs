@@ -1,7 +1,7 @@
 //! One object as the cache keeps and serves it.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use apimachinery::Value;
@@ -136,7 +136,7 @@ pub struct StoredObject {
 
 /// What does not change when an object is shown at another revision.
 #[derive(Debug)]
-pub(crate) struct Body {
+struct Body {
     json: Bytes,
     splice: Splice,
     labels: Labels,
@@ -185,31 +185,16 @@ impl StoredObject {
 
     /// The same object as seen at another revision, as a delete shows it. Shares the bytes.
     pub(crate) fn at_revision(&self, revision: Revision) -> Self {
-        self.with(Arc::clone(&self.key), revision, Arc::clone(&self.body))
-    }
-
-    fn with(&self, key: Arc<str>, revision: Revision, body: Arc<Body>) -> Self {
         Self {
-            key,
+            key: Arc::clone(&self.key),
             namespace_at: self.namespace_at,
             name_at: self.name_at,
             revision,
             create_revision: self.create_revision,
-            body,
+            body: Arc::clone(&self.body),
             encoded: Slots::default(),
             budget: Arc::clone(&self.budget),
         }
-    }
-
-    /// The object once more, with all that it consists of anew. Of objects that stay when others go, each keeps pages of the
-    /// heap from being given back; made anew together they share a few. `bodies` is what has been made so far.
-    pub(crate) fn anew(&self, bodies: &mut HashMap<*const Body, Arc<Body>>) -> Self {
-        let body = bodies.entry(Arc::as_ptr(&self.body)).or_insert_with(|| {
-            let Body { json, splice, labels, fields } = &*self.body;
-            let json = Bytes::copy_from_slice(json);
-            Arc::new(Body { json, splice: *splice, labels: labels.clone(), fields: fields.clone() })
-        });
-        self.with(Arc::from(&*self.key), self.revision, Arc::clone(body))
     }
 
     /// Its key in the store.

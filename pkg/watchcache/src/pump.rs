@@ -163,11 +163,9 @@ pub(crate) fn decode(shared: &Shared, kv: &KeyValue) -> Result<StoredObject, Str
 fn tidy(shared: &Shared, sweeps: u32) {
     let mut state = shared.state.write();
     let before = state.ring_len();
-    let now = Instant::now();
-    state.trim(now);
+    state.trim(Instant::now());
     if before == state.ring_len() {
         state.drop_frames();
-        state.gather(now);
         // of writes that failed
         shared.announced.clear();
     }

@@ -1,6 +1,6 @@
 //! The cache's state and how changes move it: no I/O, no clock of its own.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -189,8 +189,6 @@ pub(crate) struct State {
     limits: RingLimits,
     /// Bytes of the objects' JSON.
     pub(crate) bytes: usize,
-    /// Nothing has come to the ring since its objects were made anew.
-    gathered: bool,
 }
 
 #[derive(Debug)]
@@ -213,7 +211,6 @@ impl State {
             pinned: VecDeque::new(),
             limits,
             bytes: 0,
-            gathered: true,
         }
     }
 
@@ -271,7 +268,6 @@ impl State {
         let event = Arc::new(CacheEvent::new(revision, object, prev, deleted, now));
         self.ring_bytes += event.weight();
         self.ring.push_back(Arc::clone(&event));
-        self.gathered = false;
         if let Some(older) = self.ring.len().checked_sub(FRAMES_KEPT + 1).and_then(|i| self.ring.get(i)) {
             older.frames.clear();
         }
@@ -293,7 +289,6 @@ impl State {
         }
         self.ring_bytes += weight;
         self.floor = floor;
-        self.gathered = false;
         true
     }
 
@@ -335,35 +330,10 @@ impl State {
         self.pinned.retain(|p| now.saturating_duration_since(p.used) < PIN_TIME);
     }
 
-    /// Forgets frames of all events.
+    /// Forgets frames of all events: for quiet times.
     pub(crate) fn drop_frames(&self) {
         for event in self.ring.iter().rev().take(FRAMES_KEPT + 1) {
             event.frames.clear();
-        }
-    }
-
-    /// Once nothing in the ring is young any more, makes its objects anew. What is left of the past after a busy time is
-    /// little, but spread over all of the memory that was used then.
-    pub(crate) fn gather(&mut self, now: Instant) {
-        let age = self.ring.back().map(|latest| now.saturating_duration_since(latest.seen));
-        if self.gathered || age.is_none_or(|age| age <= self.limits.max_age) {
-            return;
-        }
-        self.gathered = true;
-        let mut bodies = HashMap::new();
-        let mut known: HashMap<*const StoredObject, Arc<StoredObject>> = HashMap::new();
-        for event in &mut self.ring {
-            let mut anew = |object: &Arc<StoredObject>| {
-                let made =
-                    known.entry(Arc::as_ptr(object)).or_insert_with(|| Arc::new(object.anew(&mut bodies)));
-                Arc::clone(made)
-            };
-            // an object that is there still stays what it is
-            let is_there =
-                self.objects.get(event.object.key()).is_some_and(|o| Arc::ptr_eq(o, &event.object));
-            let object = if is_there { Arc::clone(&event.object) } else { anew(&event.object) };
-            let prev = event.prev.as_ref().map(&mut anew);
-            *event = Arc::new(CacheEvent::new(event.revision, object, prev, event.deleted, event.seen));
         }
     }
 
@@ -492,45 +462,6 @@ mod tests {
             assert_eq!(state.ring_len(), left, "{bytes} bytes, {age} s");
             assert_eq!(state.floor(), Revision(20 - left as i64));
         }
-    }
-
-    #[test]
-    fn old_events_are_made_anew_once() {
-        let now = Instant::now();
-        let mut state = state_with(3, 10, now);
-        let (layout, budget) = (KeyLayout::new("/registry", "things", true), Arc::new(Budget::new(0)));
-        let kv = KeyValue {
-            key: "/registry/things/a/1".into(),
-            value: r#"{"metadata":{"name":"1","labels":{"a":"b"}}}"#.into(),
-            create_revision: Revision(1),
-            mod_revision: Revision(4),
-        };
-        let again =
-            StoredObject::decode(&JsonCodec::default(), &layout, &kv, None, &budget).expect("an object");
-        state.apply(Update::Put(Arc::new(again)), now);
-        state.apply(Update::Delete { key: "/registry/things/a/2".into(), revision: Revision(5) }, now);
-        let text = |state: &State| format!("{:?}", state.after(Revision(0), 10));
-        let places = |state: &State| -> Vec<_> {
-            let objects =
-                |e: &Arc<CacheEvent>| [Some(Arc::as_ptr(&e.object)), e.prev.as_ref().map(Arc::as_ptr)];
-            state.ring.iter().flat_map(objects).collect()
-        };
-        let (before, at) = (text(&state), places(&state));
-        state.gather(now + Duration::from_secs(10));
-        assert_eq!(places(&state), at, "they are young");
-        state.gather(now + Duration::from_secs(11));
-        assert_eq!(text(&state), before);
-        let moved = places(&state);
-        // those of 3 and of 1 are there still
-        assert_ne!((moved[0], moved[2]), (at[0], at[2]));
-        assert_eq!((moved[4], moved[6]), (at[4], at[6]));
-        assert_eq!((moved[7], moved[9]), (moved[0], moved[2]), "what was one is one");
-        assert!(Arc::ptr_eq(
-            &state.ring[3].object,
-            &state.objects.get("/registry/things/a/1").unwrap().clone()
-        ));
-        state.gather(now + Duration::from_secs(60));
-        assert_eq!(places(&state), moved, "once");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The short texts that are kept of an object beside its JSON: labels and selectable fields.
 
 /// Texts, one after the other in one place. An object has about twenty: each by itself would be an allocation to make and
-/// to free, and of an object that stays when others go each would keep a page of the heap from being given back.
+/// to free.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Texts {
     all: Box<str>,

@@ -13,12 +13,14 @@ use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::binary::{Binary, free_port};
 
@@ -110,13 +112,27 @@ pub struct Door {
 impl Door {
     /// A new connection.
     pub async fn connect(&self) -> anyhow::Result<Connection> {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
-        let stream = TcpStream::connect(address).await?;
-        let name = ServerName::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST).into());
-        let stream = TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await?;
+        let stream = self.encrypted(Arc::clone(&self.tls)).await?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
         Ok(Connection { sender })
+    }
+
+    /// A new connection that speaks HTTP/2.
+    pub async fn connect_http2(&self) -> anyhow::Result<Http2> {
+        let mut tls = (*self.tls).clone();
+        tls.alpn_protocols = vec![b"h2".to_vec()];
+        let stream = self.encrypted(Arc::new(tls)).await?;
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        Ok(Http2 { sender })
+    }
+
+    async fn encrypted(&self, tls: Arc<rustls::ClientConfig>) -> anyhow::Result<TlsStream<TcpStream>> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
+        let stream = TcpStream::connect(address).await?;
+        let name = ServerName::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST).into());
+        Ok(TlsConnector::from(tls).connect(name, stream).await?)
     }
 
     /// Gets a path by a connection of its own: status, headers and text.
@@ -135,6 +151,22 @@ impl Door {
         let bytes = response.into_body().collect().await?.to_bytes();
         anyhow::ensure!(code.is_success(), "{method} {path}: {code} {}", String::from_utf8_lossy(&bytes));
         serde_json::from_slice(&bytes).context("an answer that is no JSON")
+    }
+}
+
+/// A connection that many requests are sent on.
+pub struct Http2 {
+    sender: http2::SendRequest<Body>,
+}
+
+impl Http2 {
+    /// Gets a path: the status, or an error when the connection takes no more requests.
+    pub async fn get(&mut self, path: &str) -> anyhow::Result<StatusCode> {
+        let request = Request::get(format!("https://127.0.0.1{path}")).body(full(""))?;
+        let response = self.sender.send_request(request).await?;
+        let status = response.status();
+        response.into_body().collect().await?;
+        Ok(status)
     }
 }
 

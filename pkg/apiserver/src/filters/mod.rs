@@ -45,7 +45,7 @@ pub(crate) async fn run(server: Arc<Server>, request: Request) -> Response {
     let info = Arc::new(RequestInfo::of(request.method(), request.uri(), &query));
     let audit_id = audit_id(&request);
     let head_only = request.method() == Method::HEAD;
-    let goes_away = request.version() == Version::HTTP_2 && server.limits.sends_away(rand::random());
+    let goes_away = request.version() == Version::HTTP_2 && server.limits.sends_away();
     let media = negotiate::single(request.headers(), &query).unwrap_or(MediaType::JSON);
     let compression = accepts_gzip(request.headers());
     let warnings = Warnings::default();
