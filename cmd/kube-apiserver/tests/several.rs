@@ -91,20 +91,29 @@ async fn they_agree() -> anyhow::Result<()> {
         }
     }
 
-    // who deletes may not have seen the change before, and yet goes by it
+    // who deletes may not have seen the change before, and yet goes by it: news and request wait for it together
     let version = |object: &Value| object["metadata"]["resourceVersion"].clone();
     for round in 0..20 {
         let path = format!("{CM}/d{round}");
         let made = a.ok("POST", CM, &json!({"metadata": {"name": format!("d{round}")}})).await?;
         let mut held = made.clone();
         held["metadata"]["finalizers"] = json!(["example.com/held"]);
+        let mut connection = b.connect().await?;
+        connection.send("GET", &path, full("")).await?.into_body().collect().await?;
+        two.process.pause()?;
         let held = a.ok("PUT", &path, &held).await?;
+        let new = json!({"preconditions": {"resourceVersion": version(&held)}}).to_string();
+        let to = path.clone();
+        let deleting = tokio::spawn(async move { connection.send("DELETE", &to, full(new)).await });
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        two.process.resume()?;
+        let answer = deleting.await??;
+        assert_eq!(answer.status(), 200, "round {round}");
+        let mut marked: Value = serde_json::from_slice(&answer.into_body().collect().await?.to_bytes())?;
+        assert!(marked["metadata"]["deletionTimestamp"].is_string(), "{marked}");
         let old = json!({"preconditions": {"resourceVersion": version(&made)}});
         let refused = b.ok("DELETE", &path, &old).await;
         assert!(refused.is_err_and(|e| e.to_string().contains("409")));
-        let new = json!({"preconditions": {"resourceVersion": version(&held)}});
-        let mut marked = b.ok("DELETE", &path, &new).await?;
-        assert!(marked["metadata"]["deletionTimestamp"].is_string(), "{marked}");
         marked["metadata"]["finalizers"] = json!([]);
         a.ok("PUT", &path, &marked).await?;
         let gone = b.ok("DELETE", &path, &Value::Null).await;

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// Longest wait for anything.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -50,9 +52,21 @@ impl Binary {
 
     /// Asks the program to end, as a service manager does.
     pub fn terminate(&self) -> anyhow::Result<()> {
-        let asked = Command::new("kill").args(["-TERM", &self.0.id().to_string()]).status()?;
-        anyhow::ensure!(asked.success(), "cannot signal the program");
-        Ok(())
+        self.signal(Signal::SIGTERM)
+    }
+
+    /// Stops the program where it is, until it is resumed.
+    pub fn pause(&self) -> anyhow::Result<()> {
+        self.signal(Signal::SIGSTOP)
+    }
+
+    /// Lets a paused program go on.
+    pub fn resume(&self) -> anyhow::Result<()> {
+        self.signal(Signal::SIGCONT)
+    }
+
+    fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        Ok(kill(Pid::from_raw(self.0.id().cast_signed()), signal)?)
     }
 
     /// Whether the program runs.
