@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use apimachinery::status::Status;
+use prometheus_client::registry::Registry;
 
-use crate::{AdmissionRequest, Notes, Plugin};
+use crate::durations::{Durations, Walk};
+use crate::{AdmissionRequest, Notes, Operation, Phase, Plugin};
 
 /// Every plugin of v1.36 in the order they run, with whether it is on by default.
 pub const ORDER: [(&str, bool); 37] = [
@@ -76,12 +78,26 @@ pub enum ConfigError {
 #[derive(Default, Clone)]
 pub struct Chain {
     plugins: Vec<Arc<dyn Plugin>>,
+    /// Places of the plugins of each phase.
+    mutating: Vec<usize>,
+    validating: Vec<usize>,
+    durations: Option<Arc<Durations>>,
 }
 
 impl Chain {
     /// A chain of these plugins in this order.
     pub fn new(plugins: Vec<Arc<dyn Plugin>>) -> Self {
-        Self { plugins }
+        let of = |phase| {
+            let plugins = plugins.iter().enumerate();
+            plugins.filter(|(_, plugin)| plugin.phases().contains(&phase)).map(|(at, _)| at).collect()
+        };
+        let (mutating, validating) = (of(Phase::Mutate), of(Phase::Validate));
+        Self { plugins, mutating, validating, durations: None }
+    }
+
+    /// Has the time that plugins take counted from now on, in metrics of this registry.
+    pub fn count_durations(&mut self, registry: &mut Registry) {
+        self.durations = Some(Arc::new(Durations::new(registry, self.plugins.iter().map(|p| p.name()))));
     }
 
     /// Names of the plugins, in order.
@@ -91,18 +107,41 @@ impl Chain {
 
     /// The mutating phase: changes `request.object` or refuses.
     pub async fn admit(&self, request: &mut AdmissionRequest<'_>, notes: &mut Notes) -> Result<(), Status> {
-        let operation = request.operation;
-        for plugin in self.plugins.iter().filter(|p| p.handles(operation)) {
-            plugin.admit(request, notes).await?;
+        let mut walk = Walk::new(self.durations.as_deref(), Phase::Mutate, request.operation);
+        for (at, plugin) in self.of(&self.mutating, request.operation) {
+            let outcome = plugin.admit(request, notes).await;
+            walk.passed(at, outcome.is_err());
+            if outcome.is_err() {
+                walk.end(true);
+                return outcome;
+            }
         }
+        walk.end(false);
         Ok(())
     }
 
     /// The validating phase: refuses or not.
     pub async fn validate(&self, request: &AdmissionRequest<'_>, notes: &mut Notes) -> Result<(), Status> {
-        for plugin in self.plugins.iter().filter(|p| p.handles(request.operation)) {
-            plugin.validate(request, notes).await?;
+        let mut walk = Walk::new(self.durations.as_deref(), Phase::Validate, request.operation);
+        for (at, plugin) in self.of(&self.validating, request.operation) {
+            let outcome = plugin.validate(request, notes).await;
+            walk.passed(at, outcome.is_err());
+            if outcome.is_err() {
+                walk.end(true);
+                return outcome;
+            }
         }
+        walk.end(false);
         Ok(())
+    }
+
+    /// Of the plugins at these places those that look at an operation.
+    fn of<'c>(
+        &'c self,
+        places: &'c [usize],
+        operation: Operation,
+    ) -> impl Iterator<Item = (usize, &'c Arc<dyn Plugin>)> {
+        let plugins = places.iter().map(|at| (*at, &self.plugins[*at]));
+        plugins.filter(move |(_, plugin)| plugin.handles(operation))
     }
 }

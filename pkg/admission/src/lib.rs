@@ -7,6 +7,7 @@
 
 pub mod chain;
 mod config;
+mod durations;
 pub mod plugins;
 #[cfg(test)]
 mod testing;
@@ -43,6 +44,25 @@ impl Operation {
             Self::Update => "UPDATE",
             Self::Delete => "DELETE",
             Self::Connect => "CONNECT",
+        }
+    }
+}
+
+/// The two walks through the chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Plugins may change the object.
+    Mutate,
+    /// Plugins may refuse it.
+    Validate,
+}
+
+impl Phase {
+    /// As in upstream's metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Mutate => "admit",
+            Self::Validate => "validate",
         }
     }
 }
@@ -151,11 +171,14 @@ pub trait ObjectSource: ObjectReader {
     ) -> Result<Vec<auth::CachedObject>, Status>;
 }
 
-/// One admission plugin. Both phases default to letting everything pass.
+/// One admission plugin.
 #[async_trait]
 pub trait Plugin: Send + Sync {
     /// Name as in `--enable-admission-plugins`.
     fn name(&self) -> &'static str;
+
+    /// In which phases it has a say.
+    fn phases(&self) -> &'static [Phase];
 
     /// Whether the plugin looks at this operation at all.
     fn handles(&self, operation: Operation) -> bool;

@@ -61,8 +61,17 @@ pub struct ServedVersion {
     pub root: NodeId,
     /// Conversion to and from the stored version, `None` where it is the stored version.
     pub conversion: Option<Conversion>,
-    /// Text of the `Warning` header when this version is used, for deprecated versions.
-    pub deprecation: Option<String>,
+    /// What is said of a deprecated version when it is used.
+    pub deprecation: Option<Deprecation>,
+}
+
+/// That a version of a kind should no longer be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deprecation {
+    /// Text of the `Warning` header.
+    pub warning: String,
+    /// The release (`1.37`) that serves it no more, empty when none is set.
+    pub removed_release: String,
 }
 
 /// Conversion between a served version and the stored one. Sets `apiVersion` too; infallible, as kinds convert totally.

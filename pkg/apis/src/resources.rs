@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use apimachinery::descriptor::{ResourceDescriptor, ServedVersion, StorageLocation, Subresource, VerbSet};
+use apimachinery::descriptor::{
+    Deprecation, ResourceDescriptor, ServedVersion, StorageLocation, Subresource, VerbSet,
+};
 use apimachinery::meta::{GroupVersion, GroupVersionKind};
 
 use crate::catalog::catalog;
@@ -148,7 +150,7 @@ fn storage(preferred: GroupVersion, plural: &str, kind: &str) -> StorageLocation
 }
 
 /// The warning of a deprecated version. Source: `k8s.io/apiserver/pkg/endpoints/deprecation`.
-fn deprecation(version: &GroupVersion, kind: &str) -> Option<String> {
+fn deprecation(version: &GroupVersion, kind: &str) -> Option<Deprecation> {
     let gv = version.to_string();
     data::DEPRECATIONS.lines().find_map(|line| {
         let words: Vec<&str> = line.split(' ').collect();
@@ -156,14 +158,16 @@ fn deprecation(version: &GroupVersion, kind: &str) -> Option<String> {
         if line_version != gv || line_kind != kind || since.parse::<u32>().ok()? > MINOR {
             return None;
         }
-        let mut text = format!("{gv} {kind} is deprecated in v1.{since}+");
+        let mut warning = format!("{gv} {kind} is deprecated in v1.{since}+");
+        let mut removed_release = String::new();
         if let Some(removed) = rest.first().filter(|r| **r != "-") {
-            text.push_str(&format!(", unavailable in v1.{removed}+"));
+            warning.push_str(&format!(", unavailable in v1.{removed}+"));
+            removed_release = format!("1.{removed}");
         }
         if let [_, replacement, replacement_kind] = rest[..] {
-            text.push_str(&format!("; use {replacement} {replacement_kind}"));
+            warning.push_str(&format!("; use {replacement} {replacement_kind}"));
         }
-        Some(text)
+        Some(Deprecation { warning, removed_release })
     })
 }
 
@@ -317,15 +321,14 @@ mod tests {
 
     #[test]
     fn deprecated_versions_warn() {
-        let warning = |gv: &str, kind| deprecation(&GroupVersion::parse(gv).expect("gv"), kind);
-        assert_eq!(
-            warning("v1", "Endpoints").as_deref(),
-            Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
-        );
-        assert_eq!(
-            warning("networking.k8s.io/v1beta1", "IPAddress").as_deref(),
-            Some("networking.k8s.io/v1beta1 IPAddress is deprecated in v1.34+, unavailable in v1.37+")
-        );
-        assert_eq!(warning("v1", "Pod"), None);
+        let said = |gv: &str, kind| {
+            let deprecation = deprecation(&GroupVersion::parse(gv).expect("gv"), kind)?;
+            Some((deprecation.warning, deprecation.removed_release))
+        };
+        let warning = "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice";
+        assert_eq!(said("v1", "Endpoints"), Some((warning.to_owned(), String::new())));
+        let warning = "networking.k8s.io/v1beta1 IPAddress is deprecated in v1.34+, unavailable in v1.37+";
+        assert_eq!(said("networking.k8s.io/v1beta1", "IPAddress"), Some((warning.to_owned(), "1.37".into())));
+        assert_eq!(said("v1", "Pod"), None);
     }
 }

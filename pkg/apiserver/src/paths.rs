@@ -41,7 +41,10 @@ pub(crate) async fn respond(
         return Ok(response);
     }
     match path.trim_end_matches('/') {
-        "/metrics" => Ok(server.process_metrics.respond(headers)),
+        "/metrics" => {
+            server.storage_size.refresh(&server.store).await;
+            Ok(server.process_metrics.respond(headers))
+        }
         "/version" => {
             let media = negotiate::single(headers, &context.query)?;
             Ok(respond::object(StatusCode::OK, &server.version, None, &media))

@@ -30,8 +30,9 @@ pub(crate) async fn route(
     let target = core.target(&gvr)?;
     let descriptor = Arc::clone(&target.descriptor);
     let served = target.served();
-    if let Some(text) = &served.deprecation {
-        context.warnings.add(text.clone());
+    if let Some(deprecation) = &served.deprecation {
+        context.warnings.add(deprecation.warning.clone());
+        server.metrics.deprecated(&context, &deprecation.removed_release);
     }
     let cluster_wide = info.namespace.is_empty();
     if !descriptor.namespaced && info.namespaced_path {

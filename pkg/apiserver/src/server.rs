@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use apimachinery::Value;
 use apimachinery::descriptor::{Registry, ResourceDescriptor};
+use apimachinery::meta::GroupResource;
 use apimachinery::status::Status;
 use async_trait::async_trait;
 use auth::{Authenticator, Authorizer, UserInfo};
@@ -25,7 +26,7 @@ use crate::core::{Core, Extensions};
 use crate::discovery::Discovery;
 use crate::extension::{SubresourceHandler, WriteHook};
 use crate::filters::{self, Ending, InFlight, NewRequests};
-use crate::metrics::RequestMetrics;
+use crate::metrics::{RequestMetrics, StorageSize};
 use crate::openapi::OpenApi;
 use crate::paths;
 use crate::requestinfo::RequestInfo;
@@ -144,7 +145,7 @@ impl ResourceStore {
     }
 
     /// Sizes of every running cache, by resource (`deployments.apps`).
-    pub fn cache_stats(&self) -> Vec<(String, watchcache::Stats)> {
+    pub fn cache_stats(&self) -> Vec<(GroupResource, watchcache::Stats)> {
         self.core.caches.stats()
     }
 
@@ -266,17 +267,22 @@ impl ServerBuilder {
     }
 
     /// The server. Writes through the store work from now on.
-    pub fn build(self) -> Arc<Server> {
+    pub fn build(mut self) -> Arc<Server> {
         let resources = Arc::clone(&self.store.core.resources);
         // a second server over one store keeps the first one's extensions
+        self.metrics.register(|registry| self.extensions.admission.count_durations(registry));
         let _ = self.store.core.extensions.set(self.extensions);
         crate::metrics::register_caches(&self.metrics, &self.store);
+        for checks in [&self.health.healthz, &self.health.livez, &self.health.readyz] {
+            checks.count_in(&self.metrics);
+        }
         Arc::new(Server {
             inflight: InFlight::new(self.limits.writes_inflight, self.limits.reads_inflight),
             ending: Ending::default(),
             discovery: Discovery::new(Arc::clone(&resources), self.address),
             openapi: OpenApi::new(resources, self.paths.keys().cloned().collect()),
             metrics: RequestMetrics::new(&self.metrics),
+            storage_size: StorageSize::new(&self.metrics),
             process_metrics: self.metrics,
             version: paths::version(),
             store: self.store,
@@ -300,6 +306,7 @@ pub struct Server {
     pub(crate) openapi: OpenApi,
     pub(crate) health: Health,
     pub(crate) metrics: RequestMetrics,
+    pub(crate) storage_size: StorageSize,
     pub(crate) process_metrics: Metrics,
     pub(crate) version: Value,
     pub(crate) limits: Limits,

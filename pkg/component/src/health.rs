@@ -5,14 +5,20 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use http::StatusCode;
 use parking_lot::RwLock;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
 
 use crate::http::{Response, text};
+use crate::metrics::Metrics;
 
 /// Longest a single check may take before it counts as failed.
 pub const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -24,6 +30,47 @@ pub type Check = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send +
 #[derive(Clone, Default)]
 pub struct Checks {
     checks: Arc<RwLock<Vec<(String, Check)>>>,
+    metrics: Arc<OnceLock<HealthMetrics>>,
+}
+
+/// Outcomes of checks, under upstream's names (`k8s.io/component-base/metrics/prometheus/slis`).
+#[derive(Debug, Clone, Default)]
+pub(crate) struct HealthMetrics {
+    latest: Family<CheckLabels, Gauge>,
+    total: Family<OutcomeLabels, Counter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CheckLabels {
+    name: String,
+    r#type: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabels {
+    name: String,
+    status: &'static str,
+    r#type: String,
+}
+
+impl HealthMetrics {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let made = Self::default();
+        registry.register(
+            "kubernetes_healthcheck",
+            "1 for a check that passed when it was last made, 0 for one that failed",
+            made.latest.clone(),
+        );
+        registry.register("kubernetes_healthchecks", "Checks made, by outcome", made.total.clone());
+        made
+    }
+
+    fn count(&self, path: &str, name: &str, passed: bool) {
+        let (name, r#type) = (name.to_owned(), path.to_owned());
+        let status = if passed { "success" } else { "error" };
+        self.total.get_or_create(&OutcomeLabels { name: name.clone(), status, r#type: r#type.clone() }).inc();
+        self.latest.get_or_create(&CheckLabels { name, r#type }).set(passed.into());
+    }
 }
 
 impl std::fmt::Debug for Checks {
@@ -50,6 +97,11 @@ impl Checks {
         self.checks.write().push((name.to_owned(), check));
     }
 
+    /// Has the outcomes of the checks counted in these metrics, if they are not counted already.
+    pub fn count_in(&self, metrics: &Metrics) {
+        let _ = self.metrics.set(metrics.health().clone());
+    }
+
     /// Names of the checks, in order.
     pub fn names(&self) -> Vec<String> {
         self.checks.read().iter().map(|(name, _)| name.clone()).collect()
@@ -62,7 +114,7 @@ impl Checks {
             let Some((name, check)) = checks.into_iter().find(|(n, _)| n == name) else {
                 return text(StatusCode::NOT_FOUND, "404 page not found\n");
             };
-            return match run(&name, &check).await {
+            return match self.run(path, &name, &check).await {
                 Ok(()) => text(StatusCode::OK, "ok"),
                 Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "internal server error: reason withheld\n"),
             };
@@ -76,7 +128,7 @@ impl Checks {
         for (name, check) in &checks {
             if excluded.remove(name.as_str()) {
                 let _ = writeln!(report, "[+]{name} excluded: ok");
-            } else if run(name, check).await.is_ok() {
+            } else if self.run(path, name, check).await.is_ok() {
                 let _ = writeln!(report, "[+]{name} ok");
             } else {
                 failed.push(name.clone());
@@ -101,15 +153,18 @@ impl Checks {
         }
         text(StatusCode::OK, "ok")
     }
-}
 
-async fn run(name: &str, check: &Check) -> Result<(), String> {
-    let outcome =
-        tokio::time::timeout(CHECK_TIMEOUT, check()).await.unwrap_or_else(|_| Err("timed out".into()));
-    if let Err(reason) = &outcome {
-        tracing::warn!(check = name, reason, "health check failed");
+    async fn run(&self, path: &str, name: &str, check: &Check) -> Result<(), String> {
+        let outcome =
+            tokio::time::timeout(CHECK_TIMEOUT, check()).await.unwrap_or_else(|_| Err("timed out".into()));
+        if let Err(reason) = &outcome {
+            tracing::warn!(check = name, reason, "health check failed");
+        }
+        if let Some(metrics) = self.metrics.get() {
+            metrics.count(path, name, outcome.is_ok());
+        }
+        outcome
     }
-    outcome
 }
 
 #[cfg(test)]
@@ -126,6 +181,8 @@ mod tests {
     #[tokio::test]
     async fn answers_in_upstreams_forms() {
         let checks = Checks::new();
+        let metrics = Metrics::new();
+        checks.count_in(&metrics);
         assert_eq!(body(checks.respond("livez", None, None).await).await, (200, "ok".into()));
         let (_, verbose) = body(checks.respond("livez", None, Some("verbose")).await).await;
         assert_eq!(verbose, "[+]ping ok\nlivez check passed\n");
@@ -145,5 +202,14 @@ mod tests {
         assert_eq!(body(checks.respond("readyz", Some("etcd"), None).await).await.0, 500);
         assert_eq!(body(checks.respond("readyz", Some("ping"), None).await).await.0, 200);
         assert_eq!(body(checks.respond("readyz", Some("none"), None).await).await.0, 404);
+        let (_, counted) = body(metrics.respond(&http::HeaderMap::new())).await;
+        for line in [
+            "kubernetes_healthcheck{name=\"ping\",type=\"livez\"} 1",
+            "kubernetes_healthcheck{name=\"etcd\",type=\"readyz\"} 0",
+            "kubernetes_healthchecks_total{name=\"ping\",status=\"success\",type=\"livez\"} 2",
+            "kubernetes_healthchecks_total{name=\"etcd\",status=\"error\",type=\"readyz\"} 2",
+        ] {
+            assert!(counted.lines().any(|l| l == line), "{line} is not in\n{counted}");
+        }
     }
 }

@@ -13,6 +13,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
+use crate::health::HealthMetrics;
 use crate::http::{Response, full};
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -22,6 +23,7 @@ const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
 #[derive(Debug, Clone)]
 pub struct Metrics {
     registry: Arc<Mutex<Registry>>,
+    health: HealthMetrics,
 }
 
 impl Default for Metrics {
@@ -31,11 +33,17 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// A registry with the process's own metrics (CPU, memory, start time, open files).
+    /// A registry with the process's own metrics (CPU, memory, start time, open files) and those of its health checks.
     pub fn new() -> Self {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Process));
-        Self { registry: Arc::new(Mutex::new(registry)) }
+        let health = HealthMetrics::register(&mut registry);
+        Self { registry: Arc::new(Mutex::new(registry)), health }
+    }
+
+    /// What health checks are counted in.
+    pub(crate) fn health(&self) -> &HealthMetrics {
+        &self.health
     }
 
     /// Registers a component's metrics; keep the handles, they are cheap to update.

@@ -109,8 +109,10 @@ impl Server {
     ) -> anyhow::Result<Self> {
         let reviews = reviewer(component, args.authentication_kubeconfig.as_ref()).await?;
         let trust = Trust::gather(args, reviews.as_ref()).await?;
+        let checks = Checks::new();
+        checks.count_in(&metrics);
         let handler = Arc::new(Endpoints {
-            checks: Checks::new(),
+            checks,
             metrics,
             identification: Identification::new(&trust, reviews)?,
             access: reviewer(component, args.authorization_kubeconfig.as_ref()).await?,

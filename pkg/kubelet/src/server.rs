@@ -116,6 +116,7 @@ async fn secured(
         crate::metrics::register(registry);
         cri::metrics::register(registry);
     });
+    checks.count_in(&metrics);
     let probes = Metrics::new();
     probes.register(crate::metrics::register_probes);
     let auth = Auth::new(config, kubelet.objects.client().clone());

@@ -285,6 +285,12 @@ impl Storage for Etcd {
         Ok(())
     }
 
+    async fn size(&self) -> Result<u64, Error> {
+        let mut client = self.inner.client.maintenance_client();
+        let status = self.inner.in_time(Revision(0), client.status()).await?;
+        Ok(status.db_size().try_into().unwrap_or(0))
+    }
+
     async fn health(&self) -> Result<(), Error> {
         // as upstream's check: a linearizable read of a key that need not exist
         let key = format!("{}health", self.inner.root);

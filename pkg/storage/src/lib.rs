@@ -242,6 +242,9 @@ pub trait Storage: Send + Sync + 'static {
     /// watches from before it fail with [`Error::Compacted`]; reads at it and watches from the one after it do not.
     async fn compact(&self, revision: Revision) -> Result<(), Error>;
 
+    /// Bytes the store takes on disk, as of a moment ago; 0 for one that has no disk.
+    async fn size(&self) -> Result<u64, Error>;
+
     /// Whether the store answers and takes writes.
     async fn health(&self) -> Result<(), Error> {
         self.current_revision().await.map(|_| ())

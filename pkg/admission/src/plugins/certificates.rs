@@ -15,7 +15,7 @@ use rustls_pki_types::pem::{PemObject, SectionKind};
 use x509_parser::prelude::{FromDer, X509CertificationRequest};
 
 use super::items;
-use crate::{AdmissionRequest, Notes, Operation, Plugin};
+use crate::{AdmissionRequest, Notes, Operation, Phase, Plugin};
 
 const GROUP: &str = "certificates.k8s.io";
 const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client";
@@ -47,6 +47,10 @@ impl Approval {
 impl Plugin for Approval {
     fn name(&self) -> &'static str {
         "CertificateApproval"
+    }
+
+    fn phases(&self) -> &'static [Phase] {
+        &[Phase::Validate]
     }
 
     fn handles(&self, operation: Operation) -> bool {
@@ -86,6 +90,10 @@ impl Plugin for Signing {
         "CertificateSigning"
     }
 
+    fn phases(&self) -> &'static [Phase] {
+        &[Phase::Validate]
+    }
+
     fn handles(&self, operation: Operation) -> bool {
         operation == Operation::Update
     }
@@ -123,6 +131,10 @@ impl Plugin for TrustBundleAttest {
         "ClusterTrustBundleAttest"
     }
 
+    fn phases(&self) -> &'static [Phase] {
+        &[Phase::Validate]
+    }
+
     fn handles(&self, operation: Operation) -> bool {
         matches!(operation, Operation::Create | Operation::Update)
     }
@@ -158,6 +170,10 @@ fn organizations(request: &Value) -> Result<Vec<String>, String> {
 impl Plugin for SubjectRestriction {
     fn name(&self) -> &'static str {
         "CertificateSubjectRestriction"
+    }
+
+    fn phases(&self) -> &'static [Phase] {
+        &[Phase::Validate]
     }
 
     fn handles(&self, operation: Operation) -> bool {

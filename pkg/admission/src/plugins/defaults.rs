@@ -10,7 +10,7 @@ use apimachinery::status::Status;
 use async_trait::async_trait;
 
 use super::{find, list_mut};
-use crate::{AdmissionRequest, Notes, ObjectSource, Operation, Plugin};
+use crate::{AdmissionRequest, Notes, ObjectSource, Operation, Phase, Plugin};
 
 /// The class marked as default by one of these annotations; of several the youngest, then the first by name.
 fn default_class(
@@ -45,6 +45,10 @@ impl DefaultStorageClass {
 impl Plugin for DefaultStorageClass {
     fn name(&self) -> &'static str {
         "DefaultStorageClass"
+    }
+
+    fn phases(&self) -> &'static [Phase] {
+        &[Phase::Mutate]
     }
 
     fn handles(&self, operation: Operation) -> bool {
@@ -93,6 +97,10 @@ impl Plugin for DefaultIngressClass {
         "DefaultIngressClass"
     }
 
+    fn phases(&self) -> &'static [Phase] {
+        &[Phase::Mutate]
+    }
+
     fn handles(&self, operation: Operation) -> bool {
         operation == Operation::Create
     }
@@ -125,6 +133,10 @@ pub(super) struct StorageObjectInUseProtection;
 impl Plugin for StorageObjectInUseProtection {
     fn name(&self) -> &'static str {
         "StorageObjectInUseProtection"
+    }
+
+    fn phases(&self) -> &'static [Phase] {
+        &[Phase::Mutate]
     }
 
     fn handles(&self, operation: Operation) -> bool {
@@ -169,6 +181,10 @@ impl PodTopologyLabels {
 impl Plugin for PodTopologyLabels {
     fn name(&self) -> &'static str {
         "PodTopologyLabels"
+    }
+
+    fn phases(&self) -> &'static [Phase] {
+        &[Phase::Mutate]
     }
 
     fn handles(&self, operation: Operation) -> bool {

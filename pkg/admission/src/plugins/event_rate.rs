@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 
 use super::items;
-use crate::{AdmissionRequest, ConfigError, Notes, Operation, Plugin};
+use crate::{AdmissionRequest, ConfigError, Notes, Operation, Phase, Plugin};
 
 /// Keys remembered where the configuration does not say.
 const DEFAULT_KEYS: usize = 4096;
@@ -142,6 +142,10 @@ impl EventRateLimit {
 impl Plugin for EventRateLimit {
     fn name(&self) -> &'static str {
         "EventRateLimit"
+    }
+
+    fn phases(&self) -> &'static [Phase] {
+        &[Phase::Validate]
     }
 
     fn handles(&self, operation: Operation) -> bool {

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 
 use super::amounts::{Amounts, amounts, of_pod};
 use super::items;
-use crate::{AdmissionRequest, Notes, ObjectSource, Operation, Plugin};
+use crate::{AdmissionRequest, Notes, ObjectSource, Operation, Phase, Plugin};
 
 const ANNOTATION: &str = "kubernetes.io/limit-ranger";
 
@@ -193,6 +193,10 @@ fn concerns(request: &AdmissionRequest<'_>) -> bool {
 impl Plugin for LimitRanger {
     fn name(&self) -> &'static str {
         "LimitRanger"
+    }
+
+    fn phases(&self) -> &'static [Phase] {
+        &[Phase::Mutate, Phase::Validate]
     }
 
     fn handles(&self, operation: Operation) -> bool {

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 
 use super::find;
-use crate::{AdmissionRequest, Notes, ObjectSource, Operation, Plugin};
+use crate::{AdmissionRequest, Notes, ObjectSource, Operation, Phase, Plugin};
 
 /// Namespaces that cannot be deleted.
 const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
@@ -83,6 +83,10 @@ impl Plugin for NamespaceLifecycle {
         "NamespaceLifecycle"
     }
 
+    fn phases(&self) -> &'static [Phase] {
+        &[Phase::Mutate]
+    }
+
     fn handles(&self, operation: Operation) -> bool {
         matches!(operation, Operation::Create | Operation::Update | Operation::Delete)
     }
@@ -133,6 +137,10 @@ impl Plugin for NamespaceExists {
         "NamespaceExists"
     }
 
+    fn phases(&self) -> &'static [Phase] {
+        &[Phase::Validate]
+    }
+
     fn handles(&self, operation: Operation) -> bool {
         matches!(operation, Operation::Create | Operation::Update | Operation::Delete)
     }
@@ -164,6 +172,10 @@ impl NamespaceAutoProvision {
 impl Plugin for NamespaceAutoProvision {
     fn name(&self) -> &'static str {
         "NamespaceAutoProvision"
+    }
+
+    fn phases(&self) -> &'static [Phase] {
+        &[Phase::Mutate]
     }
 
     fn handles(&self, operation: Operation) -> bool {

@@ -10,7 +10,7 @@ use apimachinery::status::Status;
 use async_trait::async_trait;
 
 use super::{find, items};
-use crate::{AdmissionRequest, Notes, ObjectSource, Operation, Plugin};
+use crate::{AdmissionRequest, Notes, ObjectSource, Operation, Phase, Plugin};
 
 const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 const LEASE_NAMESPACE: &str = "kube-node-lease";
@@ -361,6 +361,10 @@ fn slice(request: &AdmissionRequest<'_>, node: &str) -> Check {
 impl Plugin for NodeRestriction {
     fn name(&self) -> &'static str {
         "NodeRestriction"
+    }
+
+    fn phases(&self) -> &'static [Phase] {
+        &[Phase::Mutate]
     }
 
     fn handles(&self, operation: Operation) -> bool {

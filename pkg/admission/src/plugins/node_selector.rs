@@ -10,7 +10,7 @@ use apimachinery::status::Status;
 use async_trait::async_trait;
 
 use super::find;
-use crate::{AdmissionRequest, ConfigError, Notes, ObjectSource, Operation, Plugin};
+use crate::{AdmissionRequest, ConfigError, Notes, ObjectSource, Operation, Phase, Plugin};
 
 const ANNOTATION: &str = "scheduler.alpha.kubernetes.io/node-selector";
 /// Key of the selector for namespaces without one.
@@ -79,6 +79,10 @@ fn conflict(a: &Labels, b: &Labels) -> bool {
 impl Plugin for PodNodeSelector {
     fn name(&self) -> &'static str {
         "PodNodeSelector"
+    }
+
+    fn phases(&self) -> &'static [Phase] {
+        &[Phase::Mutate, Phase::Validate]
     }
 
     fn handles(&self, operation: Operation) -> bool {

@@ -11,7 +11,7 @@ use auth::Authorizer;
 use auth::authz::Attributes;
 
 use super::items;
-use crate::{AdmissionRequest, Notes, Operation, Plugin};
+use crate::{AdmissionRequest, Notes, Operation, Phase, Plugin};
 
 /// Off by default: asks for the right to delete an object whose owner references are changed, and for the right to set
 /// the owner's finalizers where it is to be blocked.
@@ -47,6 +47,10 @@ fn plural(kind: &str) -> String {
 impl Plugin for OwnerReferencesPermissionEnforcement {
     fn name(&self) -> &'static str {
         "OwnerReferencesPermissionEnforcement"
+    }
+
+    fn phases(&self) -> &'static [Phase] {
+        &[Phase::Validate]
     }
 
     fn handles(&self, operation: Operation) -> bool {

@@ -9,7 +9,7 @@ use apimachinery::status::Status;
 use async_trait::async_trait;
 
 use super::{find, items, list_mut};
-use crate::{AdmissionRequest, Notes, ObjectSource, Operation, Plugin};
+use crate::{AdmissionRequest, Notes, ObjectSource, Operation, Phase, Plugin};
 
 /// Applies runtime classes to pods.
 pub(super) struct RuntimeClass {
@@ -41,6 +41,10 @@ fn is_set(value: Option<&Value>) -> bool {
 impl Plugin for RuntimeClass {
     fn name(&self) -> &'static str {
         "RuntimeClass"
+    }
+
+    fn phases(&self) -> &'static [Phase] {
+        &[Phase::Mutate, Phase::Validate]
     }
 
     fn handles(&self, operation: Operation) -> bool {

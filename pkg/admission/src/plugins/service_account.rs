@@ -11,7 +11,7 @@ use apimachinery::{Map, Value, names};
 use async_trait::async_trait;
 
 use super::{find, items, list_mut};
-use crate::{AdmissionRequest, Notes, ObjectSource, Operation, Plugin};
+use crate::{AdmissionRequest, Notes, ObjectSource, Operation, Phase, Plugin};
 
 const DEFAULT_NAME: &str = "default";
 const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
@@ -180,6 +180,10 @@ fn enforces_secrets(account: &Value) -> bool {
 impl Plugin for ServiceAccount {
     fn name(&self) -> &'static str {
         "ServiceAccount"
+    }
+
+    fn phases(&self) -> &'static [Phase] {
+        &[Phase::Mutate, Phase::Validate]
     }
 
     fn handles(&self, operation: Operation) -> bool {

@@ -8,7 +8,7 @@ use apimachinery::status::Status;
 use async_trait::async_trait;
 
 use super::items;
-use crate::{AdmissionRequest, Notes, Operation, Plugin};
+use crate::{AdmissionRequest, Notes, Operation, Phase, Plugin};
 
 /// Lets everything pass.
 pub(super) struct AlwaysAdmit;
@@ -17,6 +17,10 @@ pub(super) struct AlwaysAdmit;
 impl Plugin for AlwaysAdmit {
     fn name(&self) -> &'static str {
         "AlwaysAdmit"
+    }
+
+    fn phases(&self) -> &'static [Phase] {
+        &[Phase::Mutate, Phase::Validate]
     }
 
     fn handles(&self, _operation: Operation) -> bool {
@@ -31,6 +35,10 @@ pub(super) struct AlwaysDeny;
 impl Plugin for AlwaysDeny {
     fn name(&self) -> &'static str {
         "AlwaysDeny"
+    }
+
+    fn phases(&self) -> &'static [Phase] {
+        &[Phase::Mutate]
     }
 
     fn handles(&self, _operation: Operation) -> bool {
@@ -51,6 +59,10 @@ const CONTAINERS: [&str; 3] = ["initContainers", "containers", "ephemeralContain
 impl Plugin for AlwaysPullImages {
     fn name(&self) -> &'static str {
         "AlwaysPullImages"
+    }
+
+    fn phases(&self) -> &'static [Phase] {
+        &[Phase::Mutate]
     }
 
     fn handles(&self, operation: Operation) -> bool {
@@ -80,6 +92,10 @@ impl Plugin for LimitPodHardAntiAffinityTopology {
         "LimitPodHardAntiAffinityTopology"
     }
 
+    fn phases(&self) -> &'static [Phase] {
+        &[Phase::Validate]
+    }
+
     fn handles(&self, operation: Operation) -> bool {
         matches!(operation, Operation::Create | Operation::Update)
     }
@@ -104,6 +120,10 @@ pub(super) struct DenyServiceExternalIps;
 impl Plugin for DenyServiceExternalIps {
     fn name(&self) -> &'static str {
         "DenyServiceExternalIPs"
+    }
+
+    fn phases(&self) -> &'static [Phase] {
+        &[Phase::Validate]
     }
 
     fn handles(&self, operation: Operation) -> bool {

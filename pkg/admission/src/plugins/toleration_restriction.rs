@@ -10,7 +10,7 @@ use apimachinery::status::{Reason, Status};
 use async_trait::async_trait;
 
 use super::{find, items, list_mut};
-use crate::{AdmissionRequest, Notes, ObjectSource, Operation, Plugin};
+use crate::{AdmissionRequest, Notes, ObjectSource, Operation, Phase, Plugin};
 
 const DEFAULTS: &str = "scheduler.alpha.kubernetes.io/defaultTolerations";
 const ALLOWED: &str = "scheduler.alpha.kubernetes.io/tolerationsWhitelist";
@@ -99,6 +99,10 @@ impl PodTolerationRestriction {
 impl Plugin for PodTolerationRestriction {
     fn name(&self) -> &'static str {
         "PodTolerationRestriction"
+    }
+
+    fn phases(&self) -> &'static [Phase] {
+        &[Phase::Mutate, Phase::Validate]
     }
 
     fn handles(&self, operation: Operation) -> bool {

@@ -10,7 +10,7 @@ use apimachinery::status::Status;
 use async_trait::async_trait;
 
 use super::{items, list_mut};
-use crate::{AdmissionRequest, Notes, Operation, Plugin};
+use crate::{AdmissionRequest, Notes, Operation, Phase, Plugin};
 
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
@@ -24,6 +24,10 @@ pub(super) struct TaintNodesByCondition;
 impl Plugin for TaintNodesByCondition {
     fn name(&self) -> &'static str {
         "TaintNodesByCondition"
+    }
+
+    fn phases(&self) -> &'static [Phase] {
+        &[Phase::Mutate]
     }
 
     fn handles(&self, operation: Operation) -> bool {
@@ -53,6 +57,10 @@ pub(super) struct DefaultTolerationSeconds;
 impl Plugin for DefaultTolerationSeconds {
     fn name(&self) -> &'static str {
         "DefaultTolerationSeconds"
+    }
+
+    fn phases(&self) -> &'static [Phase] {
+        &[Phase::Mutate]
     }
 
     fn handles(&self, operation: Operation) -> bool {
@@ -93,6 +101,10 @@ fn is_extended(name: &str) -> bool {
 impl Plugin for ExtendedResourceToleration {
     fn name(&self) -> &'static str {
         "ExtendedResourceToleration"
+    }
+
+    fn phases(&self) -> &'static [Phase] {
+        &[Phase::Mutate]
     }
 
     fn handles(&self, operation: Operation) -> bool {

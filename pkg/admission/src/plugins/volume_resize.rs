@@ -10,7 +10,7 @@ use apimachinery::status::Status;
 use async_trait::async_trait;
 
 use super::find;
-use crate::{AdmissionRequest, Notes, ObjectSource, Operation, Plugin};
+use crate::{AdmissionRequest, Notes, ObjectSource, Operation, Phase, Plugin};
 
 /// Checks growing claims.
 pub(super) struct PersistentVolumeClaimResize {
@@ -31,6 +31,10 @@ fn size(claim: &Value) -> Quantity {
 impl Plugin for PersistentVolumeClaimResize {
     fn name(&self) -> &'static str {
         "PersistentVolumeClaimResize"
+    }
+
+    fn phases(&self) -> &'static [Phase] {
+        &[Phase::Validate]
     }
 
     fn handles(&self, operation: Operation) -> bool {

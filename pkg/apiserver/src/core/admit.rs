@@ -1,6 +1,6 @@
 //! Running the admission chain on a write.
 
-use admission::{AdmissionRequest, Notes, Operation};
+use admission::{AdmissionRequest, Notes, Operation, Phase};
 use apimachinery::Value;
 use apimachinery::descriptor::{ResourceDescriptor, Subresource};
 use apimachinery::meta::{GroupVersionKind, GroupVersionResource};
@@ -40,15 +40,6 @@ impl<'a> Admit<'a> {
             dry_run: self.dry_run,
         }
     }
-}
-
-/// Which phases to run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Phase {
-    /// Plugins may change the object.
-    Mutate,
-    /// Plugins may refuse it.
-    Validate,
 }
 
 impl Core {

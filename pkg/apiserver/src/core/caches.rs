@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use apimachinery::Value;
 use apimachinery::descriptor::{ResourceDescriptor, Resources};
+use apimachinery::meta::GroupResource;
 use apimachinery::status::Status;
 use bytes::Bytes;
 use parking_lot::RwLock;
@@ -21,7 +22,7 @@ pub(crate) struct Cached {
     pub(crate) cache: Arc<WatchCache>,
     pub(crate) fields: Vec<String>,
     /// The resource it was started for.
-    resource: String,
+    resource: GroupResource,
 }
 
 impl Cached {
@@ -97,7 +98,7 @@ impl Caches {
             indexed_field,
             ..WatchCacheConfig::new(descriptor.group_resource().to_string(), layout(descriptor), codec)
         };
-        let resource = descriptor.group_resource().to_string();
+        let resource = descriptor.group_resource();
         Cached { cache: WatchCache::start(Arc::clone(&self.storage), config), fields, resource }
     }
 
@@ -127,7 +128,7 @@ impl Caches {
     }
 
     /// Sizes of every running cache by resource (`deployments.apps`).
-    pub(crate) fn stats(&self) -> Vec<(String, watchcache::Stats)> {
+    pub(crate) fn stats(&self) -> Vec<(GroupResource, watchcache::Stats)> {
         self.running.read().of.values().map(|c| (c.resource.clone(), c.cache.stats())).collect()
     }
 

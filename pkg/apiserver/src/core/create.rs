@@ -1,12 +1,12 @@
 //! Creating an object, in the order of `genericregistry.Store.Create` and `rest.BeforeCreate`.
 
-use admission::Operation;
+use admission::{Operation, Phase};
 use apimachinery::Value;
 use apimachinery::meta::{metadata as metadata_of, metadata_mut, name as name_of, str_at};
 use apimachinery::status::{Reason, Status};
 use storage::objects::WriteError;
 
-use super::admit::{Admit, Phase};
+use super::admit::Admit;
 use super::manage::Manage;
 use super::update::Written;
 use super::{Core, Target, caches, metadata, set_resource_version, write_failure};

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use admission::Operation;
+use admission::{Operation, Phase};
 use apimachinery::Value;
 use apimachinery::meta::{at, metadata_mut, name as name_of, resource_version, uid};
 use apimachinery::objectmeta::{FOREGROUND_FINALIZER as FOREGROUND, ORPHAN_FINALIZER as ORPHAN};
@@ -12,7 +12,6 @@ use component::work;
 use jiff::{Timestamp, ToSpan};
 use storage::objects::{Attempt, Outcome};
 
-use super::admit::Phase;
 use super::create::{Place, WriteParams, admission_of, is_namespace};
 use super::metadata::{finalizers_of, time_text};
 use super::update::Subject;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use admission::Operation;
+use admission::{Operation, Phase};
 use apimachinery::Value;
 use apimachinery::meta::{at, metadata_mut, resource_version, uid};
 use apimachinery::status::{FieldError, Status};
@@ -12,7 +12,6 @@ use storage::objects::{Attempt, Outcome};
 use storage::{KeyValue, Revision};
 use watchcache::{ReadVersion, StoredText};
 
-use super::admit::Phase;
 use super::create::{Place, WriteParams, admission_of, is_namespace};
 use super::manage::Manage;
 use super::{Core, caches, metadata, set_resource_version, write_failure, write_time};

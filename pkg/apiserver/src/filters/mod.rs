@@ -27,7 +27,6 @@ use http::{HeaderValue, Method, Version};
 use jiff::Timestamp;
 
 use crate::context::{RequestContext, Warnings};
-use crate::metrics::Labels;
 use crate::negotiate::{self, MediaType};
 use crate::query::Query;
 use crate::requestinfo::RequestInfo;
@@ -63,8 +62,8 @@ pub(crate) async fn run(server: Arc<Server>, request: Request) -> Response {
         user_agent: user_agent(&request),
         warnings: warnings.clone(),
     };
-    let labels = Labels::of(&context, long_running);
-    let _running = server.metrics.running(&labels, long_running);
+    let alike = server.metrics.of(&server, &context, long_running);
+    let _running = alike.running();
     let deadline = if long_running { None } else { Some(deadline(&context, server.limits.request_timeout)) };
     let guarded = AssertUnwindSafe(inner(&server, context, request, long_running)).catch_unwind();
     let outcome = match deadline {
@@ -100,12 +99,12 @@ pub(crate) async fn run(server: Arc<Server>, request: Request) -> Response {
     if goes_away {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    server.metrics.finished(&labels, response.status(), started.elapsed());
     tracing::debug!(
         verb = info.verb, path = info.path, code = response.status().as_u16(),
         micros = started.elapsed().as_micros() as u64, audit_id = %audit_id, "request"
     );
     let response = if long_running { response } else { compress::compress(response, compression) };
+    let response = server.metrics.finished(&alike, response, started.elapsed());
     if head_only { response.map(|_| component::http::empty()) } else { response }
 }
 

@@ -91,7 +91,7 @@ pub struct Stats {
     pub history_bytes: usize,
     /// Revision forgotten up to.
     pub compacted: Revision,
-    /// Bytes on disk when space was last freed; 0 before, and without a directory.
+    /// Bytes on disk when the past was last looked through; 0 without a directory.
     pub disk_bytes: u64,
 }
 
@@ -273,6 +273,10 @@ impl Storage for Embedded {
 
     async fn compact(&self, revision: Revision) -> Result<(), Error> {
         self.ask(|reply| Request::Compact { revision, reply }).await
+    }
+
+    async fn size(&self) -> Result<u64, Error> {
+        Ok(self.shared.disk_bytes.load(Ordering::Relaxed))
     }
 
     async fn health(&self) -> Result<(), Error> {

@@ -3,6 +3,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::oneshot;
@@ -178,7 +179,7 @@ impl Writer {
             && let Some(disk) = &mut self.disk
         {
             disk.reclaim(live_bytes);
-            self.shared.disk_bytes.store(disk.bytes(), std::sync::atomic::Ordering::Relaxed);
+            self.shared.disk_bytes.store(disk.bytes(), Ordering::Relaxed);
         }
     }
 
@@ -190,6 +191,7 @@ impl Writer {
         if now >= self.tidy_at {
             self.tidy_at = now + self.options.history_age.max(MIN_TIDY_INTERVAL);
             to = to.max(self.shared.hub.outlived());
+            self.shared.disk_bytes.store(disk.bytes(), Ordering::Relaxed);
             match self.quiet {
                 // something has just been written
                 0 => {}

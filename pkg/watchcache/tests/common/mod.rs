@@ -173,4 +173,7 @@ impl Storage for Flaky {
     async fn compact(&self, revision: Revision) -> Result<(), Error> {
         self.inner.compact(revision).await
     }
+    async fn size(&self) -> Result<u64, Error> {
+        self.inner.size().await
+    }
 }

@@ -13,7 +13,7 @@ use apimachinery::status::Status;
 use async_trait::async_trait;
 
 use super::{find, items};
-use crate::{AdmissionRequest, Notes, ObjectSource, Operation, Plugin};
+use crate::{AdmissionRequest, Notes, ObjectSource, Operation, Phase, Plugin};
 use checks::{Violation, violations};
 use policy::{Level, LevelVersion, Policy};
 
@@ -200,6 +200,10 @@ impl PodSecurity {
 impl Plugin for PodSecurity {
     fn name(&self) -> &'static str {
         "PodSecurity"
+    }
+
+    fn phases(&self) -> &'static [Phase] {
+        &[Phase::Validate]
     }
 
     fn handles(&self, operation: Operation) -> bool {

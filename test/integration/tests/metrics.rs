@@ -1,0 +1,171 @@
+//! `/metrics`: what upstream guarantees of the API server's metrics, by name, labels and what they count.
+
+use std::collections::BTreeMap;
+
+use controlplane::StorageConfig;
+use integration::Cluster;
+use serde_json::{Value, json};
+
+/// The values of a metric by their labels, which are sorted.
+struct Metrics(String);
+
+impl Metrics {
+    async fn of(cluster: &Cluster) -> anyhow::Result<Self> {
+        let answer = cluster.call("GET", "/metrics", "").await?;
+        anyhow::ensure!(answer.code == 200, "{}", answer.text());
+        Ok(Self(answer.text()))
+    }
+
+    /// The samples of a name.
+    fn samples(&self, name: &str) -> impl Iterator<Item = (BTreeMap<&str, &str>, f64)> {
+        self.0.lines().filter_map(move |line| {
+            let rest = line.strip_prefix(name)?;
+            let (labels, value) = match rest.strip_prefix('{') {
+                Some(rest) => rest.rsplit_once("} ")?,
+                None => ("", rest.strip_prefix(' ')?),
+            };
+            let labels = labels.split(',').filter_map(|label| label.split_once('='));
+            Some((labels.map(|(k, v)| (k, v.trim_matches('"'))).collect(), value.parse().ok()?))
+        })
+    }
+
+    /// The sum of the samples whose labels have these values.
+    fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let fits = |found: &BTreeMap<&str, &str>| labels.iter().all(|(k, v)| found.get(k) == Some(v));
+        self.samples(name).filter(|(found, _)| fits(found)).map(|(_, value)| value).sum()
+    }
+
+    /// Names of the labels of a metric, of all of its samples.
+    fn labels(&self, name: &str) -> Vec<&str> {
+        let mut all: Vec<Vec<&str>> =
+            self.samples(name).map(|(found, _)| found.into_keys().collect()).collect();
+        all.dedup();
+        assert!(all.len() <= 1, "{name}: {all:?}");
+        all.pop().unwrap_or_default()
+    }
+}
+
+const PODS: &str = "/api/v1/namespaces/default/pods";
+
+/// A server whose namespace `default` has what pods need.
+async fn cluster() -> anyhow::Result<Cluster> {
+    let cluster = Cluster::start().await?;
+    let account = json!({"metadata": {"name": "default"}});
+    cluster.ok("POST", "/api/v1/namespaces/default/serviceaccounts", &account).await?;
+    Ok(cluster)
+}
+
+fn pod(name: &str) -> Value {
+    json!({"metadata": {"name": name}, "spec": {"containers": [{"name": "c", "image": "i"}]}})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stable_metrics_have_their_labels() -> anyhow::Result<()> {
+    let cluster = cluster().await?;
+    cluster.ok("POST", PODS, &pod("a")).await?;
+    cluster.ok("GET", PODS, &Value::Null).await?;
+    cluster.ok("GET", "/api/v1/namespaces/default/endpoints", &Value::Null).await?;
+    cluster.call("GET", "/readyz", "").await?;
+    let metrics = Metrics::of(&cluster).await?;
+    for (name, labels) in [
+        ("apiserver_admission_controller_admission_duration_seconds_count", "name operation rejected type"),
+        ("apiserver_admission_step_admission_duration_seconds_count", "operation rejected type"),
+        ("apiserver_current_inflight_requests", "request_kind"),
+        (
+            "apiserver_request_duration_seconds_count",
+            "component dry_run group resource scope subresource verb version",
+        ),
+        ("apiserver_request_total", "code component dry_run group resource scope subresource verb version"),
+        ("apiserver_requested_deprecated_apis", "group removed_release resource subresource version"),
+        ("apiserver_response_sizes_count", "component group resource scope subresource verb version"),
+        ("apiserver_resource_objects", "group resource"),
+        ("apiserver_storage_objects", "resource"),
+        ("apiserver_storage_size_bytes", "storage_cluster_id"),
+        ("kubernetes_healthcheck", "name type"),
+        ("kubernetes_healthchecks_total", "name status type"),
+    ] {
+        assert_eq!(metrics.labels(name).join(" "), labels, "{name}");
+    }
+    cluster.stop().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_and_their_admission_are_counted() -> anyhow::Result<()> {
+    let cluster = cluster().await?;
+    let before = Metrics::of(&cluster).await?;
+    cluster.ok("POST", PODS, &pod("a")).await?;
+    assert_eq!(cluster.call("POST", PODS, &pod("a").to_string()).await?.code, 409);
+    let listed = cluster.call("GET", PODS, "").await?;
+    let denied = json!({"metadata": {"name": "b"}, "spec": {"priorityClassName": "none", "containers": [
+                        {"name": "c", "image": "i"}]}});
+    assert_eq!(cluster.call("POST", PODS, &denied.to_string()).await?.code, 403);
+    cluster.call("GET", "/api/v1/namespaces/default/endpoints", "").await?;
+    let after = Metrics::of(&cluster).await?;
+    // counts and bytes are whole numbers
+    let more =
+        |name: &str, labels: &[(&str, &str)]| (after.sum(name, labels) - before.sum(name, labels)) as i64;
+    let pods = |verb, code| [("resource", "pods"), ("verb", verb), ("code", code)];
+    assert_eq!(more("apiserver_request_total", &pods("POST", "201")), 1);
+    assert_eq!(more("apiserver_request_total", &pods("POST", "409")), 1);
+    assert_eq!(more("apiserver_request_total", &pods("POST", "403")), 1);
+    assert_eq!(more("apiserver_request_total", &pods("LIST", "200")), 1);
+    let lists = [("resource", "pods"), ("verb", "LIST"), ("scope", "namespace")];
+    assert_eq!(more("apiserver_response_sizes_sum", &lists), listed.bytes.len() as i64);
+    assert_eq!(more("apiserver_response_sizes_count", &[("verb", "POST")]), 0, "of reads only");
+    let step = |phase, rejected| [("operation", "CREATE"), ("type", phase), ("rejected", rejected)];
+    let steps = "apiserver_admission_step_admission_duration_seconds_count";
+    assert_eq!(more(steps, &step("admit", "true")), 1);
+    assert_eq!(more(steps, &step("admit", "false")), 2);
+    assert_eq!(more(steps, &step("validate", "false")), 2);
+    let plugins = "apiserver_admission_controller_admission_duration_seconds_count";
+    let plugin = |name, phase, rejected| [("name", name), ("type", phase), ("rejected", rejected)];
+    assert_eq!(more(plugins, &plugin("Priority", "admit", "true")), 1);
+    assert_eq!(more(plugins, &plugin("ResourceQuota", "validate", "false")), 2);
+    assert_eq!(more(plugins, &plugin("ResourceQuota", "admit", "false")), 0, "it has no say there");
+    let endpoints = [("resource", "endpoints"), ("version", "v1"), ("removed_release", "")];
+    assert_eq!(after.sum("apiserver_requested_deprecated_apis", &endpoints) as i64, 1);
+    assert_eq!(after.sum("apiserver_resource_objects", &[("group", ""), ("resource", "pods")]) as i64, 1);
+    cluster.stop().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_exist_has_no_labels_of_its_own() -> anyhow::Result<()> {
+    let cluster = Cluster::start().await?;
+    let lines = |metrics: &Metrics| metrics.0.lines().filter(|l| l.starts_with("apiserver_request_")).count();
+    let ask = async |name: &str| -> anyhow::Result<()> {
+        for path in [
+            format!("/apis/{name}/v1/namespaces/default/{name}"),
+            format!("/api/v1/namespaces/default/{name}"),
+            format!("/api/{name}/namespaces/default/pods"),
+            format!("{PODS}/a/{name}"),
+            format!("/{name}"),
+        ] {
+            assert_eq!(cluster.call("GET", &path, "").await?.code, 404, "{path}");
+        }
+        Ok(())
+    };
+    ask("first").await?;
+    // the question itself is counted, the first time in new lines
+    Metrics::of(&cluster).await?;
+    let before = Metrics::of(&cluster).await?;
+    for name in ["second", "third", "fourth"] {
+        ask(name).await?;
+    }
+    let after = Metrics::of(&cluster).await?;
+    assert!(!after.0.contains("third"), "{}", after.0);
+    assert_eq!(lines(&after), lines(&before));
+    cluster.stop().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_says_how_large_it_is() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let cluster = Cluster::with(StorageConfig::Embedded(dir.path().to_owned())).await?;
+    let metrics = Metrics::of(&cluster).await?;
+    assert!(metrics.sum("apiserver_storage_size_bytes", &[]) > 0.0, "{}", metrics.0);
+    cluster.stop().await;
+    Ok(())
+}
