@@ -2,7 +2,9 @@
 
 use std::borrow::{Borrow, Cow};
 use std::cell::RefCell;
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -17,8 +19,57 @@ thread_local! {
 
 /// A key of a [`crate::Map`]. Copies share their text, and so do keys made of the same text by one thread as long as it
 /// remembers it (a bounded number of names, the latest of those that hash alike).
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Eq)]
 pub struct Key(Arc<str>);
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || same_name(&self.0, &other.0)
+    }
+}
+
+impl PartialOrd for Key {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Key {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let (a, b) = (self.as_bytes(), other.as_bytes());
+        // where names differ they mostly do at once
+        match (a.first(), b.first()) {
+            (Some(first), Some(other)) if first != other => first.cmp(other),
+            _ => a.cmp(b),
+        }
+    }
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // as the text, which a key may be looked up by
+        self.as_str().hash(state);
+    }
+}
+
+/// Whether two texts are equal, which are as short as names of fields mostly: without a call.
+pub fn same_name(a: &str, b: &str) -> bool {
+    const LONG: usize = 2 * size_of::<u64>();
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    if a.len() != b.len() {
+        return false;
+    }
+    if a.len() > LONG {
+        return a == b;
+    }
+    if a.len() >= LONG / 2 {
+        return a.first_chunk::<8>() == b.first_chunk::<8>() && a.last_chunk::<8>() == b.last_chunk::<8>();
+    }
+    if a.len() >= LONG / 4 {
+        return a.first_chunk::<4>() == b.first_chunk::<4>() && a.last_chunk::<4>() == b.last_chunk::<4>();
+    }
+    a.iter().zip(b).all(|(a, b)| a == b)
+}
 
 impl Key {
     /// The text.
@@ -55,7 +106,7 @@ fn known(text: &str) -> Arc<str> {
             known.resize(KNOWN_NAMES, None);
         }
         match &known[slot] {
-            Some(name) if **name == *text => Arc::clone(name),
+            Some(name) if same_name(name, text) => Arc::clone(name),
             _ => {
                 let name: Arc<str> = text.into();
                 known[slot] = Some(Arc::clone(&name));
@@ -183,5 +234,30 @@ impl PartialEq<Key> for &str {
 impl PartialEq<Key> for String {
     fn eq(&self, other: &Key) -> bool {
         **self == *other.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_equal_and_ordered_as_their_texts() {
+        let mut texts: Vec<String> =
+            (0..20).map(|len| "abcdefghijklmnopqrstuvwxyz"[..len].to_owned()).collect();
+        // one that differs at each place of each length
+        for text in texts.clone() {
+            for at in 0..text.len() {
+                texts.extend(["A", "z", "ä"].map(|other| [&text[..at], other, &text[at + 1..]].concat()));
+            }
+        }
+        for a in &texts {
+            for b in &texts {
+                assert_eq!(same_name(a, b), a == b, "{a} {b}");
+                let (left, right) = (Key(a.as_str().into()), Key(b.as_str().into()));
+                assert_eq!(left == right, a == b, "{a} {b}");
+                assert_eq!(left.cmp(&right), a.cmp(b), "{a} {b}");
+            }
+        }
     }
 }

@@ -23,7 +23,7 @@ mod value;
 
 pub use convert::{from_value, to_value};
 pub use index::Index;
-pub use key::{Key, name_hash};
+pub use key::{Key, name_hash, same_name};
 pub use list::List;
 pub use map::{Entry, IntoIter, Iter, IterMut, Map};
 pub use serde_json::Number;

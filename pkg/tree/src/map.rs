@@ -5,7 +5,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use crate::{Key, Value};
+use crate::{Key, Value, same_name};
 
 /// Members that are kept in a vector. Objects have maps of a few members by the hundred, and a vector of those is small and
 /// quick; what clients fill with thousands has to stay quick to change.
@@ -40,7 +40,7 @@ impl Members {
         if members.len() > SMALL {
             return Self::find(members, key).ok();
         }
-        members.iter().position(|(k, _)| k.as_str().len() == key.len() && k.as_str() == key)
+        members.iter().position(|(k, _)| same_name(k, key))
     }
 
     /// The members as many.

@@ -10,24 +10,49 @@ pub trait Sink {
     /// Appends a part.
     fn push_part(&mut self, part: &str);
 
-    /// Appends a part between quotes.
-    fn push_quoted(&mut self, part: &str) {
-        self.push_part("\"");
-        self.push_part(part);
-        self.push_part("\"");
+    /// Appends a text that has nothing to escape, between quotes; answers whether it has not, or nothing is appended.
+    fn push_plain(&mut self, text: &str) -> bool {
+        let is_plain = first_to_escape(text.as_bytes()).is_none();
+        if is_plain {
+            self.push_part("\"");
+            self.push_part(text);
+            self.push_part("\"");
+        }
+        is_plain
     }
 }
 
 impl Sink for Vec<u8> {
     fn push_part(&mut self, part: &str) {
-        self.extend_from_slice(part.as_bytes());
+        match part.as_bytes() {
+            // brackets, colons and commas
+            [byte] => self.push(*byte),
+            bytes => self.extend_from_slice(bytes),
+        }
     }
 
-    fn push_quoted(&mut self, part: &str) {
-        self.reserve(part.len() + 2);
+    /// Looks at what it copies: eight bytes at a time, without a call.
+    fn push_plain(&mut self, text: &str) -> bool {
+        let start = self.len();
+        self.reserve(text.len() + WORD + 2);
         self.push(b'"');
-        self.extend_from_slice(part.as_bytes());
+        let (words, tail) = text.as_bytes().as_chunks::<WORD>();
+        for word in words {
+            if to_escape(u64::from_le_bytes(*word)) != 0 {
+                self.truncate(start);
+                return false;
+            }
+            self.extend_from_slice(word);
+        }
+        let last = last_word(text.as_bytes(), tail.len());
+        if to_escape(last | filler(tail.len())) != 0 {
+            self.truncate(start);
+            return false;
+        }
+        self.extend_from_slice(&last.to_le_bytes());
+        self.truncate(start + 1 + text.len());
         self.push(b'"');
+        true
     }
 }
 
@@ -83,10 +108,12 @@ pub fn value(tree: &Value, out: &mut impl Sink) {
 
 /// Appends a text with its quotes.
 pub fn string(text: &str, out: &mut impl Sink) {
-    let Some(at) = first_to_escape(text.as_bytes()) else { return out.push_quoted(text) };
+    if out.push_plain(text) {
+        return;
+    }
     out.push_part("\"");
     let mut rest = text;
-    let mut next = Some(at);
+    let mut next = first_to_escape(text.as_bytes());
     while let Some(at) = next {
         out.push_part(&rest[..at]);
         escape(rest.as_bytes()[at], out);
@@ -101,38 +128,39 @@ pub fn string(text: &str, out: &mut impl Sink) {
 /// Where the first quote, backslash or control character is, with which a JSON string goes on otherwise; eight bytes at a
 /// time.
 pub fn first_to_escape(bytes: &[u8]) -> Option<usize> {
-    let (words, tail) = bytes.as_chunks::<8>();
+    let (words, tail) = bytes.as_chunks::<WORD>();
     for (i, word) in words.iter().enumerate() {
         let found = to_escape(u64::from_le_bytes(*word));
         if found != 0 {
-            return Some(i * 8 + first(found));
+            return Some(i * WORD + first(found));
         }
     }
-    let len = tail.len();
-    let start = bytes.len() - len;
-    // the last bytes as a word of their own: with those before them shifted out, with some twice, or filled up
-    let mut twice = 0;
-    let word = if len == 0 {
-        return None;
-    } else if let Some(last) = bytes.last_chunk::<8>() {
-        u64::from_le_bytes(*last) >> (8 * (8 - len)) | FILLER << (8 * len)
-    } else if let (Some(head), Some(end)) = (tail.first_chunk::<4>(), tail.last_chunk::<4>()) {
-        twice = 8 - len;
-        u64::from(u32::from_le_bytes(*head)) | u64::from(u32::from_le_bytes(*end)) << 32
-    } else {
-        tail.iter().rev().fold(FILLER, |word, byte| word << 8 | u64::from(*byte))
-    };
-    let found = to_escape(word);
-    if found == 0 {
-        return None;
-    }
-    let at = first(found);
-    Some(start + if at < 4 { at } else { at - twice })
+    let found = to_escape(last_word(bytes, tail.len()) | filler(tail.len()));
+    (found != 0).then(|| bytes.len() - tail.len() + first(found))
 }
 
-/// Bytes that are not escaped.
-const FILLER: u64 = ONES * b' ' as u64;
-const ONES: u64 = u64::from_ne_bytes([1; 8]);
+/// The last `len` bytes, fewer than a word, as the low ones of a word whose others are 0.
+fn last_word(bytes: &[u8], len: usize) -> u64 {
+    let tail = &bytes[bytes.len() - len..];
+    if len == 0 {
+        0
+    } else if let Some(last) = bytes.last_chunk::<WORD>() {
+        u64::from_le_bytes(*last) >> (8 * (WORD - len))
+    } else if let (Some(head), Some(end)) = (tail.first_chunk::<4>(), tail.last_chunk::<4>()) {
+        // what is in both is the same in both
+        u64::from(u32::from_le_bytes(*head)) | u64::from(u32::from_le_bytes(*end)) << (8 * (len - 4))
+    } else {
+        tail.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte))
+    }
+}
+
+/// Bytes that are not escaped in the places of a word after the first `len`.
+fn filler(len: usize) -> u64 {
+    (ONES * u64::from(b' ')) << (8 * len)
+}
+
+const WORD: usize = size_of::<u64>();
+const ONES: u64 = u64::from_ne_bytes([1; WORD]);
 
 /// Has the high bit of the first byte set that must be escaped, and none before; nothing when there is none.
 fn to_escape(word: u64) -> u64 {

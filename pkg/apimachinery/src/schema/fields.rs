@@ -41,7 +41,7 @@ impl Fields {
                 0 => return None,
                 place => {
                     let (known, field) = &self.sorted[place as usize - 1];
-                    if **known == *name {
+                    if tree::same_name(known, name) {
                         return Some(field);
                     }
                 }
