@@ -16,18 +16,23 @@ const BUCKETS: [f64; 6] = [0.005, 0.025, 0.1, 0.5, 1.0, 2.5];
 const KINDS: usize = 16;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct PluginLabels {
-    name: &'static str,
+struct StepLabels {
     operation: Operation,
     rejected: &'static str,
     r#type: Phase,
 }
 
+impl StepLabels {
+    fn new(phase: Phase, operation: Operation, rejected: bool) -> Self {
+        Self { operation, rejected: if rejected { "true" } else { "false" }, r#type: phase }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct StepLabels {
-    operation: Operation,
-    rejected: &'static str,
-    r#type: Phase,
+struct PluginLabels {
+    name: &'static str,
+    #[prometheus(flatten)]
+    step: StepLabels,
 }
 
 impl prometheus_client::encoding::EncodeLabelValue for Operation {
@@ -81,25 +86,19 @@ impl Durations {
     fn plugin(&self, at: usize, phase: Phase, operation: Operation, rejected: bool) -> &Histogram {
         let (name, kinds) = &self.of_plugins[at];
         kinds[kind(phase, operation, rejected)].get_or_init(|| {
-            let labels = PluginLabels { name, operation, rejected: text(rejected), r#type: phase };
+            let labels = PluginLabels { name, step: StepLabels::new(phase, operation, rejected) };
             self.plugins.get_or_create(&labels).clone()
         })
     }
 
     fn step(&self, phase: Phase, operation: Operation, rejected: bool) -> &Histogram {
-        self.of_steps[kind(phase, operation, rejected)].get_or_init(|| {
-            let labels = StepLabels { operation, rejected: text(rejected), r#type: phase };
-            self.steps.get_or_create(&labels).clone()
-        })
+        self.of_steps[kind(phase, operation, rejected)]
+            .get_or_init(|| self.steps.get_or_create(&StepLabels::new(phase, operation, rejected)).clone())
     }
 }
 
 fn kind(phase: Phase, operation: Operation, rejected: bool) -> usize {
     (phase as usize * 4 + operation as usize) * 2 + usize::from(rejected)
-}
-
-fn text(rejected: bool) -> &'static str {
-    if rejected { "true" } else { "false" }
 }
 
 /// One walk through the chain, timed where anybody counts.

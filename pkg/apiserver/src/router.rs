@@ -32,7 +32,6 @@ pub(crate) async fn route(
     let served = target.served();
     if let Some(deprecation) = &served.deprecation {
         context.warnings.add(deprecation.warning.clone());
-        server.metrics.deprecated(&context, &deprecation.removed_release);
     }
     let cluster_wide = info.namespace.is_empty();
     if !descriptor.namespaced && info.namespaced_path {
@@ -53,6 +52,10 @@ pub(crate) async fn route(
     };
     if info.parts.len() > 3 && info.subresource != "proxy" {
         return Err(Status::path_not_found());
+    }
+    if let Some(deprecation) = &served.deprecation {
+        // only now is it known that there is such a subresource
+        server.metrics.deprecated(&context, &deprecation.removed_release);
     }
     let verbs = subresource.as_ref().map_or(served.verbs, |s| s.verbs);
     // a proxy takes any method: what it means is the other side's business

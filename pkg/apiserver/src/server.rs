@@ -269,8 +269,8 @@ impl ServerBuilder {
     /// The server. Writes through the store work from now on.
     pub fn build(mut self) -> Arc<Server> {
         let resources = Arc::clone(&self.store.core.resources);
-        // a second server over one store keeps the first one's extensions
         self.metrics.register(|registry| self.extensions.admission.count_durations(registry));
+        // a second server over one store keeps the first one's extensions
         let _ = self.store.core.extensions.set(self.extensions);
         crate::metrics::register_caches(&self.metrics, &self.store);
         for checks in [&self.health.healthz, &self.health.livez, &self.health.readyz] {

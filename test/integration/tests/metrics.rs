@@ -131,6 +131,23 @@ async fn requests_and_their_admission_are_counted() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn answers_made_piece_by_piece_are_measured_whole() -> anyhow::Result<()> {
+    const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+    let cluster = Cluster::start().await?;
+    for i in 0..100 {
+        let map = json!({"metadata": {"name": format!("m{i}")}, "data": {"k": "v".repeat(10_000)}});
+        cluster.ok("POST", MAPS, &map).await?;
+    }
+    let listed = cluster.call("GET", MAPS, "").await?;
+    let metrics = Metrics::of(&cluster).await?;
+    let lists = [("resource", "configmaps"), ("verb", "LIST"), ("scope", "namespace")];
+    assert_eq!(metrics.sum("apiserver_response_sizes_count", &lists) as i64, 1);
+    assert_eq!(metrics.sum("apiserver_response_sizes_sum", &lists) as i64, listed.bytes.len() as i64);
+    cluster.stop().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_does_not_exist_has_no_labels_of_its_own() -> anyhow::Result<()> {
     let cluster = Cluster::start().await?;
     let lines = |metrics: &Metrics| metrics.0.lines().filter(|l| l.starts_with("apiserver_request_")).count();
@@ -140,6 +157,8 @@ async fn what_does_not_exist_has_no_labels_of_its_own() -> anyhow::Result<()> {
             format!("/api/v1/namespaces/default/{name}"),
             format!("/api/{name}/namespaces/default/pods"),
             format!("{PODS}/a/{name}"),
+            // of a deprecated version
+            format!("/api/v1/namespaces/default/endpoints/a/{name}"),
             format!("/{name}"),
         ] {
             assert_eq!(cluster.call("GET", &path, "").await?.code, 404, "{path}");

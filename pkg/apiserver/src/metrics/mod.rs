@@ -122,31 +122,6 @@ fn verb(verb: &str, is_resource: bool, long_running: bool) -> &'static str {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct DurationLabels {
-    verb: &'static str,
-    dry_run: &'static str,
-    group: String,
-    version: String,
-    resource: String,
-    subresource: String,
-    scope: &'static str,
-    component: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct TotalLabels {
-    verb: &'static str,
-    dry_run: &'static str,
-    group: String,
-    version: String,
-    resource: String,
-    subresource: String,
-    scope: &'static str,
-    component: &'static str,
-    code: u16,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Labels {
     verb: &'static str,
     group: String,
@@ -155,6 +130,20 @@ struct Labels {
     subresource: String,
     scope: &'static str,
     component: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DurationLabels {
+    #[prometheus(flatten)]
+    labels: Labels,
+    dry_run: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TotalLabels {
+    #[prometheus(flatten)]
+    labels: DurationLabels,
+    code: u16,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -185,23 +174,11 @@ impl Key<String> {
     }
 
     fn duration_labels(&self) -> DurationLabels {
-        let Self { verb, scope, dry_run, group, version, resource, subresource, .. } = self.clone();
-        DurationLabels { verb, dry_run, group, version, resource, subresource, scope, component: COMPONENT }
+        DurationLabels { labels: self.labels(), dry_run: self.dry_run }
     }
 
     fn total_labels(&self, code: u16) -> TotalLabels {
-        let Self { verb, scope, dry_run, group, version, resource, subresource, .. } = self.clone();
-        TotalLabels {
-            verb,
-            dry_run,
-            group,
-            version,
-            resource,
-            subresource,
-            scope,
-            component: COMPONENT,
-            code,
-        }
+        TotalLabels { labels: self.duration_labels(), code }
     }
 }
 
