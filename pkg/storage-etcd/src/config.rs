@@ -1,8 +1,10 @@
 //! Where etcd is and how to reach it: upstream's `--etcd-*` flags.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{Certificate, ConnectOptions, Identity, TlsOptions};
+use rustls::ClientConfig;
+use rustls::sign::SingleCertAndKey;
 use storage::Error;
 
 /// How to reach an etcd cluster.
@@ -44,34 +46,35 @@ impl Config {
         format!("/{}/", self.prefix.trim_matches('/'))
     }
 
-    /// The client's options.
-    pub(crate) fn connect_options(&self) -> Result<ConnectOptions, Error> {
-        const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-        const KEEP_ALIVE: Duration = Duration::from_secs(30);
-        const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-        if self.servers.is_empty() {
-            return Err(Error::Invalid("no etcd server is given".into()));
-        }
-        let options = ConnectOptions::new()
-            .with_connect_timeout(CONNECT_TIMEOUT)
-            .with_keep_alive(KEEP_ALIVE, KEEP_ALIVE_TIMEOUT)
-            .with_keep_alive_while_idle(true)
-            .with_require_leader(true);
+    /// A client of these members.
+    pub(crate) fn client(&self) -> Result<etcd::Client, Error> {
         let secure = self.servers.iter().filter(|url| url.starts_with("https://")).count();
-        if secure == 0 {
-            return Ok(options);
-        }
-        if secure < self.servers.len() {
+        if secure > 0 && secure < self.servers.len() {
             return Err(Error::Invalid("etcd servers must all be https or all be http".into()));
         }
+        let tls = if secure > 0 { Some(Arc::new(self.tls()?)) } else { None };
+        etcd::Client::new(&self.servers, tls).map_err(|e| Error::Invalid(e.to_string()))
+    }
+
+    fn tls(&self) -> Result<ClientConfig, Error> {
+        let invalid = |e: &dyn std::fmt::Display| Error::Invalid(format!("TLS to etcd: {e}"));
         let ca = self.ca.as_ref().ok_or_else(|| {
             Error::Invalid("etcd servers at https need the certificate of their authority".into())
         })?;
-        let mut tls = TlsOptions::new().ca_certificate(Certificate::from_pem(ca));
-        if let Some((certificate, key)) = &self.client {
-            tls = tls.identity(Identity::from_pem(certificate, key));
-        }
-        Ok(options.with_tls(tls))
+        let roots = component::tls::roots(ca).map_err(|e| invalid(&e))?;
+        let config = ClientConfig::builder_with_provider(component::tls::provider())
+            .with_safe_default_protocol_versions()
+            .map_err(|e| invalid(&e))?
+            .with_root_certificates(roots);
+        let mut config = match &self.client {
+            Some((certificate, key)) => {
+                let key = component::tls::certified_key(certificate, key).map_err(|e| invalid(&e))?;
+                config.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key)))
+            }
+            None => config.with_no_client_auth(),
+        };
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(config)
     }
 }
 
@@ -79,8 +82,8 @@ impl Config {
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_cannot_work_is_refused() {
+    #[tokio::test]
+    async fn what_cannot_work_is_refused() {
         let https = || Config::new(vec!["https://127.0.0.1:1".into()]);
         let cases = [
             (Config::new(vec![]), "no etcd server"),
@@ -88,10 +91,10 @@ mod tests {
             (https(), "need the certificate"),
         ];
         for (config, expected) in cases {
-            let error = config.connect_options().map(|_| ()).unwrap_err().to_string();
+            let error = config.client().map(|_| ()).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
-        assert!(Config::new(vec!["http://127.0.0.1:1".into()]).connect_options().is_ok());
+        assert!(Config::new(vec!["http://127.0.0.1:1".into()]).client().is_ok());
         for prefix in ["/registry", "registry/", "/registry/"] {
             assert_eq!(Config { prefix: prefix.into(), ..https() }.root(), "/registry/");
         }

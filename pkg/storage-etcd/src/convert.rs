@@ -3,26 +3,21 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use etcd_client::EventType;
+use etcd::messages::{self, EventType};
 use storage::{Error, Event, KeyValue, Revision, TOO_LARGE};
 
-/// Largest message accepted, as upstream's client accepts.
-pub(crate) const MAX_MESSAGE: usize = i32::MAX as usize;
-
 // gRPC codes by number (google.rpc.Code)
-const INVALID_ARGUMENT: i32 = 3;
-const DEADLINE_EXCEEDED: i32 = 4;
-const NOT_FOUND: i32 = 5;
-const RESOURCE_EXHAUSTED: i32 = 8;
-const OUT_OF_RANGE: i32 = 11;
+const INVALID_ARGUMENT: u32 = 3;
+const DEADLINE_EXCEEDED: u32 = 4;
+const NOT_FOUND: u32 = 5;
+const RESOURCE_EXHAUSTED: u32 = 8;
+const OUT_OF_RANGE: u32 = 11;
 
 /// What a failure means. `asked` is the revision of the request, `current` the last one known.
-pub(crate) fn error(error: &etcd_client::Error, asked: Revision, current: Revision) -> Error {
+pub(crate) fn error(error: &etcd::Error, asked: Revision, current: Revision) -> Error {
     match error {
-        etcd_client::Error::GRpcStatus(status) => {
-            status_error(status.code() as i32, status.message(), asked, current)
-        }
-        etcd_client::Error::InvalidArgs(text) => Error::Invalid(text.clone()),
+        etcd::Error::Status { code, message } => status_error(*code, message, asked, current),
+        etcd::Error::Invalid(text) => Error::Invalid(text.clone()),
         other => Error::Unavailable(other.to_string()),
     }
 }
@@ -32,7 +27,7 @@ pub(crate) fn too_late() -> Error {
     Error::Timeout("etcd does not answer in time".into())
 }
 
-fn status_error(code: i32, message: &str, asked: Revision, current: Revision) -> Error {
+fn status_error(code: u32, message: &str, asked: Revision, current: Revision) -> Error {
     let text = || message.to_owned();
     match code {
         OUT_OF_RANGE if message.contains("compacted") => Error::Compacted { compacted: asked },
@@ -57,39 +52,38 @@ fn key_text(key: &[u8]) -> Result<Arc<str>, Error> {
         .map_err(|_| Error::Corrupt(format!("a key is not text: {:?}", String::from_utf8_lossy(key))))
 }
 
-/// A key with its value, taken out of an answer without a copy.
-pub(crate) fn key_value(kv: etcd_client::KeyValue) -> Result<KeyValue, Error> {
-    let (created, modified) = (kv.create_revision(), kv.mod_revision());
-    let (key, value) = kv.into_key_value();
+/// A key with its value, of which the caller says whether it may stay a part of the message.
+fn key_value(kv: messages::KeyValue, value: impl FnOnce(Bytes) -> Bytes) -> Result<KeyValue, Error> {
     Ok(KeyValue {
-        key: key_text(&key)?,
-        value: value.into(),
-        create_revision: Revision(created),
-        mod_revision: Revision(modified),
+        key: key_text(&kv.key)?,
+        value: value(kv.value),
+        create_revision: Revision(kv.create_revision),
+        mod_revision: Revision(kv.mod_revision),
     })
 }
 
-fn borrowed(kv: &etcd_client::KeyValue) -> Result<KeyValue, Error> {
-    Ok(KeyValue {
-        key: key_text(kv.key())?,
-        value: Bytes::copy_from_slice(kv.value()),
-        create_revision: Revision(kv.create_revision()),
-        mod_revision: Revision(kv.mod_revision()),
-    })
+/// What a range has. One of many values would keep the memory of all: each gets its own.
+pub(crate) fn key_values(kvs: Vec<messages::KeyValue>) -> impl Iterator<Item = Result<KeyValue, Error>> {
+    let many = kvs.len() > 1;
+    kvs.into_iter().map(move |kv| key_value(kv, |value| own(value, many)))
 }
 
-/// A change.
-pub(crate) fn event(event: &etcd_client::Event) -> Result<Event, Error> {
-    let nothing = || Error::Corrupt("etcd sent an event without a key".into());
-    let mut kv = borrowed(event.kv().ok_or_else(nothing)?)?;
-    let prev =
-        event.prev_kv().map(borrowed).transpose()?.map(|prev| KeyValue { key: Arc::clone(&kv.key), ..prev });
-    let deleted = event.event_type() == EventType::Delete;
+/// A change, of a message with many or with just this one.
+pub(crate) fn event(event: messages::Event, many: bool) -> Result<Event, Error> {
+    let deleted = event.r#type() == EventType::Delete;
+    let kv = event.kv.ok_or_else(|| Error::Corrupt("etcd sent an event without a key".into()))?;
+    let mut kv = key_value(kv, |value| own(value, many))?;
+    let prev = event.prev_kv.map(|prev| key_value(prev, |value| own(value, true))).transpose()?;
+    let prev = prev.map(|prev| KeyValue { key: Arc::clone(&kv.key), ..prev });
     if deleted {
         kv.create_revision = Revision(0);
         kv.value = Bytes::new();
     }
     Ok(Event { kv, prev, deleted })
+}
+
+fn own(value: Bytes, shared: bool) -> Bytes {
+    if shared { Bytes::copy_from_slice(&value) } else { value }
 }
 
 /// Whether a version of etcd answers requests for progress rightly: only after everything before has been sent

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use etcd_client::{
-    Client, Compare as EtcdCompare, CompareOp, GetOptions, PutOptions, Txn, TxnOp, TxnOpResponse,
-};
+use bytes::Bytes;
+use etcd::Client;
+use etcd::messages::{self, Request, RequestOp, ResponseHeader, TxnRequest};
 use parking_lot::Mutex;
 use storage::hub::Hub;
 use storage::{
@@ -22,7 +22,6 @@ use crate::convert;
 use crate::feed::{self, Wishes};
 use crate::flights::Flights;
 use crate::past::Past;
-use crate::transport::InOneTask;
 
 /// Keys of a range asked for at once.
 const PAGE: usize = 1000;
@@ -54,12 +53,7 @@ pub(crate) struct Inner {
 impl Etcd {
     /// Connects to a cluster and begins to follow it. Fails when no member answers.
     pub async fn connect(config: Config) -> Result<Arc<Self>, Error> {
-        let options = config.connect_options()?;
-        let connect = Client::connect_with_balanced_channel(&config.servers, Some(options), InOneTask);
-        let client = tokio::time::timeout(config.request_timeout, connect)
-            .await
-            .map_err(|_| convert::too_late())?
-            .map_err(|e| convert::error(&e, Revision(0), Revision(0)))?;
+        let client = config.client()?;
         let root = config.root();
         let mut inner = Inner {
             client,
@@ -97,7 +91,7 @@ impl Drop for Etcd {
 
 impl Inner {
     /// What a failure means.
-    pub(crate) fn error(&self, error: &etcd_client::Error, asked: Revision) -> Error {
+    pub(crate) fn error(&self, error: &etcd::Error, asked: Revision) -> Error {
         convert::error(error, asked, self.hub.revision())
     }
 
@@ -105,7 +99,7 @@ impl Inner {
     pub(crate) async fn in_time<T>(
         &self,
         asked: Revision,
-        request: impl Future<Output = Result<T, etcd_client::Error>>,
+        request: impl Future<Output = Result<T, etcd::Error>>,
     ) -> Result<T, Error> {
         match tokio::time::timeout(self.config.request_timeout, request).await {
             Ok(answer) => answer.map_err(|e| self.error(&e, asked)),
@@ -114,16 +108,10 @@ impl Inner {
     }
 
     /// A range request; tried again when etcd is unavailable, as it changes nothing.
-    async fn get(
-        &self,
-        key: &str,
-        options: GetOptions,
-        asked: Revision,
-    ) -> Result<etcd_client::GetResponse, Error> {
+    async fn read(&self, request: &messages::RangeRequest) -> Result<messages::RangeResponse, Error> {
         let mut tries = 0;
         loop {
-            let mut client = self.client.kv_client().max_decoding_message_size(convert::MAX_MESSAGE);
-            match self.in_time(asked, client.get(key, Some(options.clone()))).await {
+            match self.in_time(Revision(request.revision), self.client.range(request)).await {
                 Err(Error::Unavailable(text)) if tries + 1 < READ_TRIES => {
                     tracing::debug!(text, "trying again to read from etcd");
                     tries += 1;
@@ -139,18 +127,17 @@ impl Inner {
         self.flights
             .ask(async {
                 // a key that does not exist: nothing is read but the revision
-                let key = format!("{}\0", self.root);
-                let answer = self.get(&key, GetOptions::new().with_count_only(), Revision(0)).await?;
-                Ok(header_revision(answer.header()))
+                let key = format!("{}\0", self.root).into();
+                let nothing = messages::RangeRequest { key, count_only: true, ..Default::default() };
+                Ok(header_revision(self.read(&nothing).await?.header.as_ref()))
             })
             .await
     }
 
     /// Asks etcd for its version and notes what it can be trusted with.
     pub(crate) async fn learn_version(&self) -> Result<(), Error> {
-        let mut client = self.client.maintenance_client();
-        let status = self.in_time(Revision(0), client.status()).await?;
-        let reliable = convert::progress_is_reliable(status.version());
+        let status = self.in_time(Revision(0), self.client.status()).await?;
+        let reliable = convert::progress_is_reliable(&status.version);
         self.wishes.unreliable.store(!reliable, std::sync::atomic::Ordering::Release);
         Ok(())
     }
@@ -200,53 +187,57 @@ impl Storage for Etcd {
         let mut found = RangeResponse::default();
         loop {
             let left = if request.limit == 0 { PAGE } else { PAGE.min(request.limit - found.kvs.len()) };
-            let mut options = GetOptions::new().with_limit(left as i64);
             // one key is not a range to etcd
-            if request.end.strip_prefix(start.as_str()) != Some("\0") {
-                options =
-                    options.with_range(if request.end.is_empty() { "\0" } else { request.end.as_str() });
-            }
-            if let Some(revision) = revision {
-                options = options.with_revision(revision.0);
-            }
-            let mut answer = self.inner.get(&start, options, revision.unwrap_or_default()).await?;
+            let one = request.end.strip_prefix(start.as_str()) == Some("\0");
+            let range_end = match request.end.as_str() {
+                _ if one => Bytes::new(),
+                "" => Bytes::from_static(b"\0"),
+                end => Bytes::copy_from_slice(end.as_bytes()),
+            };
+            let page = messages::RangeRequest {
+                key: start.into(),
+                range_end,
+                limit: left as i64,
+                revision: revision.unwrap_or_default().0,
+                count_only: false,
+            };
+            let answer = self.inner.read(&page).await?;
             if found.revision == Revision(0) {
-                found.revision = header_revision(answer.header());
-                found.count = answer.count() as usize;
+                found.revision = header_revision(answer.header.as_ref());
+                found.count = answer.count as usize;
                 // the pages that follow are of the same moment
                 revision.get_or_insert(found.revision);
             }
-            let more = answer.more();
-            for kv in answer.take_kvs() {
-                found.kvs.push(convert::key_value(kv)?);
+            for kv in convert::key_values(answer.kvs) {
+                found.kvs.push(kv?);
             }
             let enough = request.limit > 0 && found.kvs.len() >= request.limit;
             match found.kvs.last() {
-                Some(last) if more && !enough => start = format!("{}\0", last.key),
+                Some(last) if answer.more && !enough => start = format!("{}\0", last.key),
                 _ => return Ok(found),
             }
         }
     }
 
     async fn txn(&self, compares: Vec<Compare>, ops: Vec<Op>) -> Result<TxnResponse, Error> {
-        let conditions: Vec<_> = compares
-            .iter()
-            .map(|c| EtcdCompare::mod_revision(c.key.as_bytes(), CompareOp::Equal, c.mod_revision.0))
-            .collect();
-        let reads: Vec<_> = compares.iter().map(|c| TxnOp::get(c.key.as_bytes(), None)).collect();
-        let writes: Vec<_> = ops.into_iter().map(write).collect();
-        let txn = Txn::new().when(conditions).and_then(writes).or_else(reads);
-        let mut client = self.inner.client.kv_client().max_decoding_message_size(convert::MAX_MESSAGE);
-        let answer = self.inner.in_time(Revision(0), client.txn(txn)).await?;
-        let revision = header_revision(answer.header());
+        let key = |compare: &Compare| Bytes::copy_from_slice(compare.key.as_bytes());
+        let request = TxnRequest {
+            compare: compares
+                .iter()
+                .map(|c| messages::Compare::mod_revision(key(c), c.mod_revision.0))
+                .collect(),
+            success: ops.into_iter().map(write).collect(),
+            failure: compares.iter().map(|c| Request::Range(read_one(key(c))).into()).collect(),
+        };
+        let answer = self.inner.in_time(Revision(0), self.inner.client.txn(&request)).await?;
+        let revision = header_revision(answer.header.as_ref());
         let mut current = Vec::new();
-        if !answer.succeeded() {
-            for response in answer.op_responses() {
-                let TxnOpResponse::Get(mut found) = response else { continue };
-                current.push(found.take_kvs().into_iter().next().map(convert::key_value).transpose()?);
+        if !answer.succeeded {
+            for range in answer.responses.into_iter().filter_map(|response| response.range) {
+                current.push(convert::key_values(range.kvs).next().transpose()?);
             }
         }
-        Ok(TxnResponse { succeeded: answer.succeeded(), revision, current })
+        Ok(TxnResponse { succeeded: answer.succeeded, revision, current })
     }
 
     async fn watch(&self, prefix: &str, start: Revision) -> Result<WatchStream, Error> {
@@ -273,46 +264,51 @@ impl Storage for Etcd {
     }
 
     async fn grant_lease(&self, ttl_seconds: i64) -> Result<LeaseId, Error> {
-        let mut client = self.inner.client.lease_client();
-        let granted = self.inner.in_time(Revision(0), client.grant(ttl_seconds, None)).await?;
-        Ok(LeaseId(granted.id()))
+        let granted = self.inner.client.grant_lease(ttl_seconds);
+        Ok(LeaseId(self.inner.in_time(Revision(0), granted).await?.id))
     }
 
     async fn compact(&self, revision: Revision) -> Result<(), Error> {
-        let mut client = self.inner.client.kv_client();
-        self.inner.in_time(revision, client.compact(revision.0, None)).await?;
+        self.inner.in_time(revision, self.inner.client.compact(revision.0)).await?;
         drop(self.inner.hub.trim(revision));
         Ok(())
     }
 
     async fn size(&self) -> Result<u64, Error> {
-        let mut client = self.inner.client.maintenance_client();
-        let status = self.inner.in_time(Revision(0), client.status()).await?;
-        Ok(status.db_size().try_into().unwrap_or(0))
+        let status = self.inner.in_time(Revision(0), self.inner.client.status()).await?;
+        Ok(status.db_size.try_into().unwrap_or(0))
     }
 
     async fn health(&self) -> Result<(), Error> {
         // as upstream's check: a linearizable read of a key that need not exist
         let key = format!("{}health", self.inner.root);
-        self.inner.get(&key, GetOptions::new(), Revision(0)).await.map(|_| ())
+        self.get(&key).await.map(|_| ())
     }
 
     async fn get(&self, key: &str) -> Result<Option<KeyValue>, Error> {
-        let mut answer = self.inner.get(key, GetOptions::new(), Revision(0)).await?;
-        answer.take_kvs().into_iter().next().map(convert::key_value).transpose()
+        let request = read_one(Bytes::copy_from_slice(key.as_bytes()));
+        convert::key_values(self.inner.read(&request).await?.kvs).next().transpose()
     }
 }
 
-fn write(op: Op) -> TxnOp {
+fn read_one(key: Bytes) -> messages::RangeRequest {
+    messages::RangeRequest { key, ..Default::default() }
+}
+
+fn write(op: Op) -> RequestOp {
     match op {
-        Op::Put { key, value, lease } => {
-            let options = lease.map(|lease| PutOptions::new().with_lease(lease.0));
-            TxnOp::put(key.as_bytes(), &value[..], options)
+        Op::Put { key, value, lease } => Request::Put(messages::PutRequest {
+            key: Bytes::copy_from_slice(key.as_bytes()),
+            value,
+            lease: lease.map_or(0, |lease| lease.0),
+        }),
+        Op::Delete { key } => {
+            Request::DeleteRange(messages::DeleteRangeRequest { key: Bytes::copy_from_slice(key.as_bytes()) })
         }
-        Op::Delete { key } => TxnOp::delete(key.as_bytes(), None),
     }
+    .into()
 }
 
-fn header_revision(header: Option<&etcd_client::ResponseHeader>) -> Revision {
-    Revision(header.map_or(0, etcd_client::ResponseHeader::revision))
+fn header_revision(header: Option<&ResponseHeader>) -> Revision {
+    Revision(header.map_or(0, |header| header.revision))
 }

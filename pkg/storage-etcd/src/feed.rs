@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use etcd_client::{WatchOptions, WatchResponse};
+use bytes::Bytes;
+use etcd::messages::{WatchCreateRequest, WatchResponse};
 use storage::hub::Change;
 use storage::{Error, Event, Revision, prefix_end};
 use tokio::sync::Notify;
@@ -99,7 +100,7 @@ async fn open_and_follow(inner: &Inner) -> Result<(), Error> {
         let response = tokio::select! {
             response = watch.message() => response,
             () = inner.wishes.progress.notified(), if !unreliable => {
-                watch.request_progress().await.map_err(|e| inner.error(&e, start))?;
+                watch.request_progress().map_err(|e| inner.error(&e, start))?;
                 continue;
             }
             _ = tidy.tick() => {
@@ -111,13 +112,13 @@ async fn open_and_follow(inner: &Inner) -> Result<(), Error> {
             () = tokio::time::sleep(ASK_INTERVAL) => {
                 // a dead connection shows itself by the keep-alive; progress frees waiting readers
                 if !unreliable {
-                    watch.request_progress().await.map_err(|e| inner.error(&e, start))?;
+                    watch.request_progress().map_err(|e| inner.error(&e, start))?;
                 }
                 continue;
             }
         };
         let Some(response) = response.map_err(|e| inner.error(&e, start))? else { return Ok(()) };
-        match Seen::of(&response, unreliable)? {
+        match Seen::of(response, unreliable)? {
             Seen::Events(changes, revision) => publish(inner, changes, revision),
             Seen::Progress(revision) => publish(inner, Vec::new(), revision),
             Seen::Nothing => {}
@@ -131,16 +132,18 @@ pub(crate) async fn open(
     start: Revision,
     all: bool,
     with_prev: bool,
-) -> Result<etcd_client::WatchStream, Error> {
-    let options = WatchOptions::new().with_start_revision(start.0).with_progress_notify();
-    let options = if with_prev { options.with_prev_key() } else { options };
-    let (key, options) = if all {
-        (String::new(), options.with_all_keys())
-    } else {
-        (inner.root.clone(), options.with_range(prefix_end(&inner.root)))
+) -> Result<etcd::Watch, Error> {
+    let text = |text: &str| Bytes::copy_from_slice(text.as_bytes());
+    let (key, range_end) =
+        if all { (text("\0"), text("\0")) } else { (text(&inner.root), text(&prefix_end(&inner.root))) };
+    let create = WatchCreateRequest {
+        key,
+        range_end,
+        start_revision: start.0,
+        progress_notify: true,
+        prev_kv: with_prev,
     };
-    let mut client = inner.client.watch_client().max_decoding_message_size(convert::MAX_MESSAGE);
-    inner.in_time(start, client.watch(key, Some(options))).await
+    inner.in_time(start, inner.client.watch(create)).await
 }
 
 fn publish(inner: &Inner, changes: Vec<Change>, revision: Revision) {
@@ -166,32 +169,33 @@ pub(crate) enum Seen {
 }
 
 impl Seen {
-    pub(crate) fn of(response: &WatchResponse, unreliable: bool) -> Result<Self, Error> {
-        if response.canceled() {
-            let compacted = Revision(response.compact_revision());
+    pub(crate) fn of(response: WatchResponse, unreliable: bool) -> Result<Self, Error> {
+        if response.canceled {
+            let compacted = Revision(response.compact_revision);
             return Err(if compacted > Revision(0) {
                 Error::Compacted { compacted }
             } else {
-                Error::Unavailable(format!("etcd ended the watch: {}", response.cancel_reason()))
+                Error::Unavailable(format!("etcd ended the watch: {}", response.cancel_reason))
             });
         }
-        if response.created() {
+        if response.created {
             return Ok(Self::Nothing);
         }
-        if response.events().is_empty() {
+        if response.events.is_empty() {
             // -1 is the answer to a request, other numbers are etcd's own notices, which were always right
-            if unreliable && response.watch_id() < 0 {
+            if unreliable && response.watch_id < 0 {
                 return Ok(Self::Nothing);
             }
-            return Ok(response.header().map_or(Self::Nothing, |h| Self::Progress(Revision(h.revision()))));
+            return Ok(response.header.map_or(Self::Nothing, |h| Self::Progress(Revision(h.revision))));
         }
         // the revision in the header may be ahead of the events: those of a revision come in one message, the rest later
         let mut changes: Vec<Change> = Vec::new();
-        for event in response.events() {
-            let Some(kv) = event.kv() else { continue };
-            let revision = Revision(kv.mod_revision());
+        let many = response.events.len() > 1;
+        for event in response.events {
+            let Some(kv) = &event.kv else { continue };
+            let revision = Revision(kv.mod_revision);
             // of other users' keys nothing is wanted but their revision; they need not be text
-            let converted = convert::event(event);
+            let converted = convert::event(event, many);
             match changes.last_mut() {
                 Some(change) if change.revision == revision => change.events.extend(converted.ok()),
                 _ => changes.push(Change { revision, events: converted.ok().into_iter().collect() }),

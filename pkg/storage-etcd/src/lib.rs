@@ -10,7 +10,6 @@ mod engine;
 mod feed;
 mod flights;
 mod past;
-mod transport;
 
 pub use config::Config;
 pub use engine::Etcd;

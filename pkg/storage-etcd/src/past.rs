@@ -30,7 +30,7 @@ struct Wanted {
 
 enum Stage {
     /// Reading etcd; everything up to the revision has been passed on.
-    Direct(Option<Box<etcd_client::WatchStream>>, Revision),
+    Direct(Option<Box<etcd::Watch>>, Revision),
     Hub(WatchStream),
     Ended,
 }
@@ -73,7 +73,7 @@ impl Wanted {
     /// One message of etcd, or the step to the hub.
     async fn direct(
         &self,
-        watch: Option<Box<etcd_client::WatchStream>>,
+        watch: Option<Box<etcd::Watch>>,
         position: Revision,
     ) -> Result<(Option<WatchMessage>, Stage), Error> {
         let inner = &*self.inner;
@@ -87,14 +87,14 @@ impl Wanted {
             Some(watch) => watch,
             None => Box::new(feed::open(inner, Revision(position.0 + 1), all, self.with_prev).await?),
         };
-        let failed = |e: etcd_client::Error| inner.error(&e, position);
+        let failed = |e: etcd::Error| inner.error(&e, position);
         // who goes on to the hub is in a hurry; who stays asks now and then
         let patience = if opened || !self.with_prev { Duration::ZERO } else { PROGRESS_INTERVAL };
         let response = match tokio::time::timeout(patience, watch.message()).await {
             Ok(response) => response,
             Err(_) => {
                 if !all {
-                    watch.request_progress().await.map_err(failed)?;
+                    watch.request_progress().map_err(failed)?;
                 }
                 watch.message().await
             }
@@ -102,7 +102,7 @@ impl Wanted {
         let Some(response) = response.map_err(failed)? else {
             return Err(Error::Unavailable("etcd ended the watch".into()));
         };
-        let (message, reached) = match Seen::of(&response, all)? {
+        let (message, reached) = match Seen::of(response, all)? {
             Seen::Nothing => (None, position),
             Seen::Progress(revision) => (None, revision),
             Seen::Events(changes, revision) => {

@@ -179,6 +179,39 @@ async fn watches_from_before_the_hub_are_read_from_etcd() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn revisions_that_others_make_elsewhere_are_seen() {
+    let server = Server::start();
+    let etcd = server.connect().await;
+    let elsewhere = server.connect_with(Config { prefix: "/elsewhere".into(), ..server.config() }).await;
+    let ours = put(&etcd, "/registry/things/a", "1").await.unwrap();
+    let mut watch = etcd.watch_with_prev("/registry/things/", Revision(ours.0 + 1)).await.unwrap();
+    for i in 0..20 {
+        let theirs = put(&elsewhere, "/elsewhere/things/a", &i.to_string()).await.unwrap();
+        let fresh = etcd.freshness("/registry/things/").await.expect("the hub comes to it");
+        assert!(fresh.revision == theirs && (ours..=theirs).contains(&fresh.changed), "{fresh:?}");
+    }
+    let last = elsewhere.current_revision().await.unwrap();
+    assert!(read_to(&mut watch, last).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_is_gone_is_passed_by() {
+    let mut server = Server::start();
+    let gone = "http://127.0.0.1:1".to_owned();
+    let both = Config { servers: vec![gone, server.url()], ..server.config() };
+    let etcd = server.connect_with(both).await;
+    for i in 0..10 {
+        put(&etcd, "/registry/things/a", &i.to_string()).await.expect("the other member takes it");
+    }
+    server.kill();
+    assert!(matches!(put(&etcd, "/registry/things/a", "x").await, Err(Error::Unavailable(_))));
+    server.run();
+    let ready = async { while etcd.health().await.is_err() {} };
+    tokio::time::timeout(Duration::from_secs(20), ready).await.expect("the engine finds etcd again");
+    put(&etcd, "/registry/things/a", "y").await.expect("the other member takes it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn pages_of_a_range_are_of_one_moment() {
     let server = Server::start();
     let etcd = server.connect().await;

@@ -68,7 +68,7 @@ impl Server {
     pub(crate) fn run(&mut self) {
         let client = self.url();
         let peer = format!("http://127.0.0.1:{}", self.peer);
-        let mut command = Command::new("/usr/bin/etcd");
+        let mut command = Command::new("etcd");
         command
             .args(["--name", "only", "--log-level", "error"])
             .arg("--data-dir")
