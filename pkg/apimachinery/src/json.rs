@@ -7,6 +7,8 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
+
 use crate::Number;
 
 use crate::{Key, Map, Value, text};
@@ -122,6 +124,50 @@ pub fn parse_with_owners_as_text(bytes: &[u8]) -> Result<Value, SyntaxError> {
     Ok(value)
 }
 
+/// Reads an object of which most is not going to be looked at, such as a stored one that is about to be changed in part: the
+/// larger objects in it are read when somebody asks for one of their members (repeated keys are not told then), and
+/// written as they are until somebody changes one. The text is checked as a whole now.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_in_parts(bytes: &Bytes) -> Result<Value, SyntaxError> {
+    let Ok(text) = std::str::from_utf8(bytes) else { return parse(bytes).map(|parsed| parsed.value) };
+    let mut reader = Reader { parts: Some(Parts { source: bytes, levels: LEVELS }), ..Reader::new(text) };
+    let value = if reader.peek() == Some(b'{') { reader.object()? } else { reader.value()? };
+    reader.finish()?;
+    Ok(value)
+}
+
+/// The members of an object that was checked.
+fn read_part(bytes: &Bytes, levels: u8) -> Map {
+    let read = || {
+        let text = std::str::from_utf8(bytes).ok()?;
+        let parts = (levels > 0).then_some(Parts { source: bytes, levels });
+        match (Reader { parts, ..Reader::new(text) }).object().ok()? {
+            Value::Object(map) => Some(map),
+            _ => None,
+        }
+    };
+    let map = read();
+    debug_assert!(map.is_some(), "what was checked can be read");
+    map.unwrap_or_default()
+}
+
+/// Objects whose text is shorter are read with what they are in.
+const PART: usize = if cfg!(test) { 8 } else { 256 };
+/// Objects are left unread to so many levels. Each is one more time that the text below is looked through, which must not be
+/// as often as clients can nest.
+const LEVELS: u8 = 6;
+
+/// Where larger objects are left unread.
+#[derive(Clone, Copy)]
+struct Parts<'a> {
+    /// The memory of the text.
+    source: &'a Bytes,
+    /// To so many levels.
+    levels: u8,
+}
+
 /// A position in a JSON text. The steps are public to the crate for walkers that build no tree.
 pub(crate) struct Reader<'a> {
     text: &'a str,
@@ -133,6 +179,7 @@ pub(crate) struct Reader<'a> {
     /// are moved out at once, into a place of the right size.
     members: Vec<(Key, Value)>,
     items: Vec<Value>,
+    parts: Option<Parts<'a>>,
 }
 
 impl<'a> Reader<'a> {
@@ -145,6 +192,7 @@ impl<'a> Reader<'a> {
             has_duplicates: false,
             members: Vec::new(),
             items: Vec::new(),
+            parts: None,
         }
     }
 
@@ -187,6 +235,18 @@ impl<'a> Reader<'a> {
 
     /// The next key of the object entered, its colon consumed; `None` at (and past) the closing brace.
     pub(crate) fn next_key(&mut self, first: bool) -> Result<Option<Cow<'a, str>>, SyntaxError> {
+        self.key(first, Self::string)
+    }
+
+    fn skip_key(&mut self, first: bool) -> Result<bool, SyntaxError> {
+        Ok(self.key(first, Self::skip_string)?.is_some())
+    }
+
+    fn key<K>(
+        &mut self,
+        first: bool,
+        read: impl FnOnce(&mut Self) -> Result<K, SyntaxError>,
+    ) -> Result<Option<K>, SyntaxError> {
         match self.peek() {
             Some(b'}') => {
                 self.leave();
@@ -199,7 +259,7 @@ impl<'a> Reader<'a> {
         if self.peek() != Some(b'"') {
             return self.unexpected("looking for beginning of object key string");
         }
-        let key = self.string()?;
+        let key = read(self)?;
         if self.peek() != Some(b':') {
             return self.unexpected("after object key");
         }
@@ -229,7 +289,10 @@ impl<'a> Reader<'a> {
 
     fn value(&mut self) -> Result<Value, SyntaxError> {
         match self.peek() {
-            Some(b'{') => self.object(),
+            Some(b'{') => match self.parts {
+                Some(parts) => self.part(parts),
+                None => self.object(),
+            },
             Some(b'[') => self.array(),
             Some(b'"') => Ok(Value::String(self.string()?.into_owned())),
             Some(b'-' | b'0'..=b'9') => self.number().map(Value::Number),
@@ -242,6 +305,25 @@ impl<'a> Reader<'a> {
 
     fn object(&mut self) -> Result<Value, SyntaxError> {
         self.object_of(|reader, _| reader.value())
+    }
+
+    /// An object, unread if it is large. At the first level its text has yet to be checked.
+    fn part(&mut self, parts: Parts<'a>) -> Result<Value, SyntaxError> {
+        let start = self.position;
+        if parts.levels < LEVELS {
+            self.skip_checked();
+        } else {
+            self.skip()?;
+        }
+        if self.position - start >= PART {
+            let text = parts.source.slice(start..self.position);
+            return Ok(Value::Object(Map::unread(text, parts.levels - 1, read_part)));
+        }
+        self.position = start;
+        self.parts = None;
+        let object = self.object();
+        self.parts = Some(parts);
+        object
     }
 
     /// An object whose values `read` reads, which is told their keys.
@@ -299,7 +381,7 @@ impl<'a> Reader<'a> {
             Some(b'{') => {
                 self.enter()?;
                 let mut first = true;
-                while self.next_key(first)?.is_some() {
+                while self.skip_key(first)? {
                     first = false;
                     self.skip()?;
                 }
@@ -314,8 +396,34 @@ impl<'a> Reader<'a> {
                 }
                 Ok(())
             }
-            Some(b'"') => self.string().map(|_| ()),
+            Some(b'"') => self.skip_string(),
             _ => self.value().map(|_| ()),
+        }
+    }
+
+    /// Steps over a value of a text that was checked.
+    fn skip_checked(&mut self) {
+        let mut open = 0_usize;
+        while let Some(byte) = self.bytes.get(self.position) {
+            self.position += 1;
+            match byte {
+                b'"' => {
+                    // an escaped character is not the end, whichever it is
+                    while let Some(run) = text::first_to_escape(&self.bytes[self.position..]) {
+                        self.position += run + 1;
+                        if self.bytes[self.position - 1] == b'"' {
+                            break;
+                        }
+                        self.position = (self.position + 1).min(self.bytes.len());
+                    }
+                }
+                b'{' | b'[' => open += 1,
+                b'}' | b']' => open = open.saturating_sub(1),
+                _ => continue,
+            }
+            if open == 0 {
+                return;
+            }
         }
     }
 
@@ -404,6 +512,26 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// [`Reader::string`] for who does not want it.
+    fn skip_string(&mut self) -> Result<(), SyntaxError> {
+        self.position += 1;
+        loop {
+            let rest = &self.bytes[self.position..];
+            self.position += text::first_to_escape(rest).unwrap_or(rest.len());
+            match self.bytes.get(self.position) {
+                Some(b'"') => {
+                    self.position += 1;
+                    return Ok(());
+                }
+                Some(b'\\') => {
+                    self.position += 1;
+                    self.escape()?;
+                }
+                _ => return self.unexpected("in string literal"),
+            }
+        }
+    }
+
     /// The character of an escape whose backslash is consumed. Lone surrogates become U+FFFD, as in Go.
     fn escape(&mut self) -> Result<char, SyntaxError> {
         let c = match self.bytes.get(self.position) {
@@ -459,139 +587,4 @@ impl<'a> Reader<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use crate::json;
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn owned_fields_are_read_as_text_and_nothing_else_is() {
-        let object = json!({
-            "data": {"metadata": {"managedFields": [{"fieldsV1": {"f:a": {}}}]}},
-            "metadata": {"managedFields": [{"fieldsV1": {"f:a": {}}, "manager": "m"}, {"fieldsV1": null}, 1], "name": "n"},
-        });
-        let mut expected = object.clone();
-        expected["metadata"]["managedFields"][0]["fieldsV1"] = json!(r#"{"f:a":{}}"#);
-        assert_eq!(parse_with_owners_as_text(object.to_string().as_bytes()).unwrap(), expected);
-        for other in
-            ["[1]", "null", r#"{"metadata":{"managedFields":{"fieldsV1":{}}}}"#, r#"{"metadata":[]}"#]
-        {
-            assert_eq!(parse_with_owners_as_text(other.as_bytes()).unwrap(), parse_str(other).unwrap().value);
-        }
-        for broken in [r#"{"metadata":{"managedFields":[{"fieldsV1":{"a"}}]}}"#, "{}x", "", "{"] {
-            assert_eq!(
-                parse_with_owners_as_text(broken.as_bytes()).unwrap_err(),
-                parse_str(broken).unwrap_err(),
-                "{broken}"
-            );
-        }
-    }
-
-    #[test]
-    fn reads_what_serde_json_reads() {
-        let text =
-            r#" {"a":[1,-2,3.5,1e3,true,false,null,"x\n\u00e9\ud83d\ude00\/"],"b":{},"c":[],"é":"ü"} "#;
-        assert_eq!(parse_str(text).unwrap().value, serde_json::from_str::<Value>(text).unwrap());
-    }
-
-    #[test]
-    fn numbers_stay_integers_when_they_fit() {
-        for (text, value) in [
-            ("9223372036854775807", json!(i64::MAX)),
-            ("-9223372036854775808", json!(i64::MIN)),
-            ("9223372036854775808", json!(9_223_372_036_854_775_808_f64)),
-            ("1.0", json!(1.0)),
-            ("-0", json!(0)),
-        ] {
-            assert_eq!(parse_str(text).unwrap().value, value, "{text}");
-        }
-    }
-
-    #[test]
-    fn errors_are_gos() {
-        for (text, message) in [
-            ("", "unexpected end of JSON input"),
-            ("{", "unexpected end of JSON input"),
-            ("{\"a\"", "unexpected end of JSON input"),
-            ("x", "invalid character 'x' looking for beginning of value"),
-            ("{a:1}", "invalid character 'a' looking for beginning of object key string"),
-            ("{\"a\":1,}", "invalid character '}' looking for beginning of object key string"),
-            ("{\"a\" 1}", "invalid character '1' after object key"),
-            ("{\"a\":1 \"b\":2}", "invalid character '\"' after object key:value pair"),
-            ("[1 2]", "invalid character '2' after array element"),
-            ("[1,]", "invalid character ']' looking for beginning of value"),
-            ("{} x", "invalid character 'x' after top-level value"),
-            ("01", "invalid character '1' after top-level value"),
-            ("tru3", "invalid character '3' in literal true (expecting 'e')"),
-            ("-x", "invalid character 'x' in numeric literal"),
-            ("1.x", "invalid character 'x' after decimal point in numeric literal"),
-            ("1ex", "invalid character 'x' in exponent of numeric literal"),
-            ("\"\n\"", "invalid character '\\n' in string literal"),
-            ("\"\\x\"", "invalid character 'x' in string escape code"),
-            ("\"\\u12g4\"", "invalid character 'g' in \\u hexadecimal character escape"),
-            ("1e999", "json: cannot unmarshal number 1e999 into Go value of type float64"),
-        ] {
-            assert_eq!(parse_str(text).unwrap_err().to_string(), message, "{text}");
-        }
-    }
-
-    #[test]
-    fn depth_is_bounded() {
-        let nested = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
-        assert!(parse_str(&nested(MAX_DEPTH)).is_ok());
-        assert_eq!(parse_str(&nested(MAX_DEPTH + 1)).unwrap_err(), SyntaxError::TooDeep);
-        assert_eq!(parse_str(&"{\"a\":".repeat(1_000_000)).unwrap_err(), SyntaxError::TooDeep);
-    }
-
-    #[test]
-    fn repeated_keys_are_seen() {
-        assert!(parse_str(r#"{"a":1,"a":2}"#).unwrap().has_duplicates);
-        assert!(parse_str(r#"[{"b":{"a":1,"\u0061":2}}]"#).unwrap().has_duplicates);
-        assert!(!parse_str(r#"{"a":{"a":1},"b":{"a":1}}"#).unwrap().has_duplicates);
-    }
-
-    #[test]
-    fn invalid_utf8_and_lone_surrogates_are_replaced() {
-        assert_eq!(parse(b"\"a\xffb\"").unwrap().value, json!("a\u{fffd}b"));
-        assert_eq!(parse(br#""\ud800x""#).unwrap().value, json!("\u{fffd}x"));
-        assert_eq!(parse(br#""\ud800\u0041""#).unwrap().value, json!("\u{fffd}A"));
-    }
-
-    fn tree() -> impl Strategy<Value = Value> {
-        let leaf = prop_oneof![
-            Just(Value::Null),
-            any::<bool>().prop_map(Value::from),
-            any::<i64>().prop_map(Value::from),
-            any::<f64>().prop_filter("finite", |f| f.is_finite() && f.fract() != 0.0).prop_map(Value::from),
-            any::<String>().prop_map(Value::from),
-        ];
-        leaf.prop_recursive(5, 40, 6, |inner| {
-            prop_oneof![
-                proptest::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
-                proptest::collection::btree_map(any::<String>(), inner, 0..6)
-                    .prop_map(|m| Value::Object(m.into_iter().collect())),
-            ]
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn any_tree_survives(value in tree()) {
-            let text = serde_json::to_string(&value).unwrap();
-            prop_assert_eq!(parse_str(&text).unwrap(), Parsed { value, has_duplicates: false });
-        }
-
-        #[test]
-        fn any_bytes_give_an_answer(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = parse(&bytes);
-        }
-
-        #[test]
-        fn agrees_with_serde_json_on_what_is_json(text in r#"[\[\]{}:,"a0-9. e\\-]{0,24}"#) {
-            let ours = parse_str(&text).is_ok();
-            let theirs = serde_json::from_str::<Value>(&text).is_ok();
-            prop_assert_eq!(ours, theirs);
-        }
-    }
-}
+mod tests;

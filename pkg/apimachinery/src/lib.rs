@@ -16,6 +16,7 @@ pub mod descriptor;
 pub mod gotime;
 pub mod json;
 pub mod jsonpath;
+mod known;
 pub mod managedfields;
 pub mod meta;
 pub mod names;

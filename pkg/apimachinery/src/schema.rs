@@ -12,6 +12,7 @@ pub use fields::Fields;
 
 use crate::Value;
 use crate::default::Additions;
+use crate::known::KnownTexts;
 use crate::protobuf::WireTables;
 
 /// Index of a node in its [`Schema`].
@@ -26,6 +27,8 @@ pub struct Schema {
     wire: OnceLock<WireTables>,
     /// What defaulting and normalising add, made on first use.
     additions: OnceLock<Additions>,
+    /// FieldsV1 that own no part of what is atomic.
+    pub(crate) reconciled: KnownTexts,
 }
 
 /// One type.
@@ -249,6 +252,7 @@ impl Schema {
     fn forget_derived(&mut self) {
         self.wire.take();
         self.additions.take();
+        self.reconciled = KnownTexts::default();
     }
 
     /// What defaulting and normalising add.

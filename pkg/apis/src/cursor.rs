@@ -75,6 +75,11 @@ impl<'a> At<'a> {
         self.child(self.value.and_then(|v| v.get(name)), Step::Field(name))
     }
 
+    /// Both are the same memory, and therefore equal; `false` says nothing.
+    pub(crate) fn shares(&self, other: &At<'_>) -> bool {
+        matches!((self.value, other.value), (Some(value), Some(other)) if value.shares(other))
+    }
+
     /// A field of fields.
     pub(crate) fn at(&self, names: &[&'a str]) -> Self {
         names.iter().fold(self.clone(), |at, name| at.get(name))

@@ -144,14 +144,13 @@ pub(crate) fn stored_json(descriptor: &ResourceDescriptor, bytes: &Bytes) -> Res
     }
 }
 
-fn parse_stored(descriptor: &ResourceDescriptor, json: &[u8]) -> Result<Value, Status> {
+fn parse_stored(descriptor: &ResourceDescriptor, json: &Bytes) -> Result<Value, Status> {
     // as deep as bodies may be: serde_json stops at 128 levels
-    apimachinery::json::parse(json)
-        .map(|parsed| parsed.value)
+    apimachinery::json::parse_in_parts(json)
         .map_err(|e| Status::internal(format!("unable to decode a stored {}: {e}", descriptor.kind)))
 }
 
-/// The tree of a stored value.
+/// The tree of a stored value, which is read where it is looked at.
 pub(crate) fn from_stored(descriptor: &ResourceDescriptor, bytes: &Bytes) -> Result<Value, Status> {
     parse_stored(descriptor, &stored_json(descriptor, bytes)?)
 }

@@ -6,6 +6,9 @@
 //! made of, are sorted vectors and a tenth of the size of `serde_json`'s trees, and the names of fields are shared by all
 //! objects of a thread ([`Key`]).
 //!
+//! What is not looked at need not even be read: a map may be the text of its members until somebody asks for one of them
+//! ([`Map::unread`]), and is written as that text as long as it has not been changed.
+//!
 //! The interface is `serde_json`'s, so that code reads the same; [`Map`] is sorted by key, which equals the order Go
 //! prints maps in.
 
@@ -19,6 +22,7 @@ mod serde_impl;
 #[cfg(test)]
 mod tests;
 pub mod text;
+mod unread;
 mod value;
 
 pub use convert::{from_value, to_value};
@@ -27,6 +31,7 @@ pub use key::{Key, name_hash, same_name};
 pub use list::List;
 pub use map::{Entry, IntoIter, Iter, IterMut, Map};
 pub use serde_json::Number;
+pub use unread::Read;
 pub use value::Value;
 
 #[doc(hidden)]

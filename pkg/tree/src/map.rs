@@ -5,6 +5,9 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
+use bytes::Bytes;
+
+use crate::unread::{Read, Unread};
 use crate::{Key, Value, same_name};
 
 /// Members that are kept in a vector. Objects have maps of a few members by the hundred, and a vector of those is small and
@@ -15,17 +18,54 @@ const FEW: usize = if cfg!(test) { 3 } else { 64 };
 #[derive(Clone, Default)]
 pub struct Map {
     /// Nothing is allocated for no members.
-    members: Option<Arc<Members>>,
+    held: Option<Arc<Held>>,
+}
+
+enum Held {
+    Read(Members),
+    Unread(Box<Unread>),
+}
+
+impl Held {
+    fn members(&self) -> &Members {
+        match self {
+            Self::Read(members) => members,
+            Self::Unread(unread) => unread.members(),
+        }
+    }
+
+    fn members_mut(&mut self) -> &mut Members {
+        if let Self::Unread(unread) = self {
+            *self = Self::Read(unread.take());
+        }
+        match self {
+            Self::Read(members) => members,
+            Self::Unread(_) => unreachable!("they were read just now"),
+        }
+    }
+}
+
+impl Clone for Held {
+    /// Copies are made to be changed.
+    fn clone(&self) -> Self {
+        Self::Read(self.members().clone())
+    }
 }
 
 #[derive(Clone)]
-enum Members {
+pub(crate) enum Members {
     /// Sorted.
     Few(Vec<(Key, Value)>),
     Many(BTreeMap<Key, Value>),
 }
 
 static NONE: Members = Members::Few(Vec::new());
+
+impl Default for Members {
+    fn default() -> Self {
+        Self::Few(Vec::new())
+    }
+}
 
 impl Members {
     /// Where a key is among few, or would be.
@@ -58,7 +98,30 @@ impl Members {
 impl Map {
     /// No members.
     pub const fn new() -> Self {
-        Self { members: None }
+        Self { held: None }
+    }
+
+    /// The members that `text` has: an object as [`crate::text::value`] writes it. `read` reads it when somebody asks for a
+    /// member, and is told `levels`; until somebody changes one, the text is what the map is written as.
+    pub fn unread(text: Bytes, levels: u8, read: Read) -> Self {
+        Self { held: Some(Arc::new(Held::Unread(Box::new(Unread::new(text, levels, read))))) }
+    }
+
+    /// What [`Map::unread`] was given, if nothing has been changed since.
+    pub fn text(&self) -> Option<&Bytes> {
+        match self.held.as_deref() {
+            Some(Held::Unread(unread)) => Some(unread.text()),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn into_members(self) -> Members {
+        let Some(held) = self.held else { return Members::default() };
+        match Arc::try_unwrap(held) {
+            Ok(Held::Read(members)) => members,
+            Ok(Held::Unread(mut unread)) => unread.take(),
+            Err(shared) => shared.members().clone(),
+        }
     }
 
     /// Members in any order; of equal keys the last one counts. Answers whether there were any.
@@ -83,20 +146,21 @@ impl Map {
         } else {
             Members::Few(members)
         };
-        (Self { members: Some(Arc::new(members)) }, repeated)
+        (Self { held: Some(Arc::new(Held::Read(members))) }, repeated)
     }
 
     fn members(&self) -> &Members {
-        self.members.as_deref().unwrap_or(&NONE)
+        self.held.as_deref().map_or(&NONE, Held::members)
     }
 
     fn members_mut(&mut self) -> &mut Members {
-        Arc::make_mut(self.members.get_or_insert_with(|| Arc::new(Members::Few(Vec::new()))))
+        let held = self.held.get_or_insert_with(|| Arc::new(Held::Read(Members::default())));
+        Arc::make_mut(held).members_mut()
     }
 
     /// Both are the same memory, and therefore equal.
     pub fn shares(&self, other: &Self) -> bool {
-        match (&self.members, &other.members) {
+        match (&self.held, &other.held) {
             (Some(a), Some(b)) => Arc::ptr_eq(a, b),
             (None, None) => true,
             _ => false,
@@ -186,7 +250,7 @@ impl Map {
 
     /// Drops all members.
     pub fn clear(&mut self) {
-        self.members = None;
+        self.held = None;
     }
 
     /// Key and value of the members, in order.
@@ -342,7 +406,9 @@ impl Iterator for IntoIter {
 
 impl PartialEq for Map {
     fn eq(&self, other: &Self) -> bool {
-        self.shares(other) || self.len() == other.len() && self.iter().eq(other)
+        // what is written alike is alike; the other way round is for the members to say
+        let as_text = || self.text().is_some() && self.text() == other.text();
+        self.shares(other) || as_text() || self.len() == other.len() && self.iter().eq(other)
     }
 }
 
@@ -386,8 +452,7 @@ impl IntoIterator for Map {
     type Item = (Key, Value);
     type IntoIter = IntoIter;
     fn into_iter(self) -> IntoIter {
-        let Some(members) = self.members else { return IntoIter::Few(Vec::new().into_iter()) };
-        match Arc::try_unwrap(members).unwrap_or_else(|shared| (*shared).clone()) {
+        match self.into_members() {
             Members::Few(members) => IntoIter::Few(members.into_iter()),
             Members::Many(members) => IntoIter::Many(members.into_iter()),
         }

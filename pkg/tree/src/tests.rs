@@ -129,3 +129,33 @@ fn indices_and_pointers() {
     value["new"]["deep"] = 1.5.into();
     assert_eq!(value, json!({"a": ["one", {"b/c": true}], "new": {"deep": 1.5}}));
 }
+
+#[test]
+fn text_is_read_when_somebody_asks_and_written_until_somebody_changes_it() {
+    fn read(text: &bytes::Bytes, levels: u8) -> Map {
+        let all: serde_json::Value = serde_json::from_slice(text).expect("JSON");
+        let Value::Object(mut map) = Value::from(all) else { panic!("an object") };
+        map.insert("levels".into(), levels.into());
+        map
+    }
+    let unread = || Map::unread(bytes::Bytes::from_static(br#"{"b":1,"a":{}}"#), 3, read);
+    let written = |map: &Map| {
+        let mut out = String::new();
+        crate::text::value(&Value::Object(map.clone()), &mut out);
+        out
+    };
+    let map = unread();
+    assert_eq!((map.len(), map.get("levels")), (3, Some(&json!(3))));
+    assert_eq!(written(&map), r#"{"b":1,"a":{}}"#);
+    // copies share the text and what was read of it
+    let (copy, mut changed) = (map.clone(), map.clone());
+    assert!(copy.shares(&map));
+    assert_eq!(changed.remove("b"), Some(json!(1)));
+    assert_eq!(written(&changed), r#"{"a":{},"levels":3}"#);
+    assert_eq!((map.get("b"), copy.text().is_some()), (Some(&json!(1)), true));
+    assert_eq!(unread(), unread());
+    assert_eq!(unread().into_iter().count(), 3);
+    // looking for what is not there changes nothing
+    let mut same = unread();
+    assert!(same.get_mut("x").is_none() && same.remove("x").is_none() && same.text().is_some());
+}

@@ -92,6 +92,9 @@ pub fn value(tree: &Value, out: &mut impl Sink) {
             out.push_part("]");
         }
         Value::Object(members) => {
+            if let Some(Ok(text)) = members.text().map(|text| std::str::from_utf8(text)) {
+                return out.push_part(text);
+            }
             out.push_part("{");
             for (i, (key, member)) in members.iter().enumerate() {
                 if i > 0 {

@@ -63,6 +63,8 @@ pub(super) struct Owned<'v> {
     pub(super) fields: Fields<'v>,
     pub(super) api_version: String,
     pub(super) time: Option<String>,
+    /// The entry as it is stored, if it comes from there.
+    stored: Option<&'v Map>,
 }
 
 /// A set of fields, as it was recorded until it changes.
@@ -134,7 +136,7 @@ impl Fields<'_> {
 
 impl Owned<'_> {
     pub(super) fn new(set: Set, api_version: &str, time: Option<String>) -> Self {
-        Self { fields: Fields::Changed(set), api_version: api_version.to_owned(), time }
+        Self { fields: Fields::Changed(set), api_version: api_version.to_owned(), time, stored: None }
     }
 
     /// Seconds of the time, 0 without one.
@@ -196,6 +198,8 @@ pub(super) fn decode(managed_fields: Option<&Value>) -> Result<Managers<'_>, Ent
             },
             api_version: api_version.to_owned(),
             time: entry.get("time").and_then(Value::as_str).map(str::to_owned),
+            // only what is stored is read in parts
+            stored: entry.text().is_some().then_some(entry),
         };
         managers.insert(id, owned);
     }
@@ -216,6 +220,12 @@ pub(super) fn encode(managers: Managers<'_>) -> Option<Value> {
 }
 
 fn encode_entry(id: ManagerId, owned: Owned<'_>) -> Value {
+    if let (Fields::Recorded(_), Some(stored)) = (&owned.fields, owned.stored) {
+        let said = |key: &str| stored.get(key).and_then(Value::as_str);
+        if said("time") == owned.time.as_deref() && said("apiVersion") == Some(&owned.api_version) {
+            return Value::Object(stored.clone());
+        }
+    }
     let fields = match owned.fields {
         Fields::Recorded(recorded) => recorded.tree().clone(),
         Fields::Changed(set) => set.to_fields_v1(),

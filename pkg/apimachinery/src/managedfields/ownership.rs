@@ -81,7 +81,7 @@ pub(super) fn reconcile(write: &Write<'_>, managers: &mut Managers<'_>) {
     managers.retain(|_, owned| {
         let Some(version) = write.version(&owned.api_version) else { return false };
         match &mut owned.fields {
-            Fields::Recorded(recorded) if version.typed.is_reconciled(version.root, recorded.tree()) => {}
+            Fields::Recorded(recorded) if version.typed.is_reconciled(version.root, *recorded) => {}
             fields => version.typed.reconcile(version.root, fields.set_mut()),
         }
         true

@@ -58,6 +58,9 @@ fn template_path(group: &str, resource: &str) -> Option<&'static [&'static str]>
 
 /// Whether an update of a pod changes what the levels look at: of what can change at all, images and new containers.
 fn is_significant(new: &Value, old: &Value) -> bool {
+    if new["spec"].shares(&old["spec"]) {
+        return false;
+    }
     let images = |pod: &Value, list: &str| -> Vec<String> {
         items(pod, &["spec", list]).iter().map(|c| str_at(c, &["image"]).to_owned()).collect()
     };
@@ -215,10 +218,9 @@ impl Plugin for PodSecurity {
             return self.namespace_changed(request, notes);
         }
         if request.gvr.group.is_empty() && request.gvr.resource == "pods" {
-            let subresource = request.subresource.as_str();
-            let unchanged =
-                request.operation == Operation::Update && !is_significant(request.object(), request.old());
-            if HARMLESS.contains(&subresource) || unchanged {
+            let is_unchanged =
+                || request.operation == Operation::Update && !is_significant(request.object(), request.old());
+            if HARMLESS.contains(&request.subresource.as_str()) || is_unchanged() {
                 return Ok(());
             }
             let policy = self.policy(request).await?;

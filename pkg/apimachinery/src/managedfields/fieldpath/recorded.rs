@@ -6,11 +6,17 @@
 use serde::de::IgnoredAny;
 
 use super::{FieldsError, PathElement, Set};
+use crate::json::Reader;
+use crate::known::{KnownTexts, Mark};
 use crate::{Map, Value};
 
 /// A FieldsV1 tree that can be read.
 #[derive(Debug, Clone, Copy)]
-pub struct Recorded<'v>(&'v Value);
+pub struct Recorded<'v> {
+    fields: &'v Value,
+    /// Of its text, if it was not read yet.
+    mark: Option<Mark>,
+}
 
 impl<'v> Recorded<'v> {
     /// Looks through a tree once.
@@ -18,34 +24,45 @@ impl<'v> Recorded<'v> {
     /// # Errors
     /// As [`Set::from_fields_v1`].
     pub fn new(fields: &'v Value) -> Result<Self, FieldsError> {
-        check(fields)?;
-        Ok(Self(fields))
+        // a manager owns the same of many objects
+        static READABLE: KnownTexts = KnownTexts::new();
+        let mark = fields.as_object().and_then(Map::text).map(|text| Mark::of(text));
+        if !mark.is_some_and(|mark| READABLE.has(mark)) {
+            check(fields)?;
+            mark.inspect(|mark| READABLE.add(*mark));
+        }
+        Ok(Self { fields, mark })
+    }
+
+    /// Its text as [`KnownTexts`] know it.
+    pub(in crate::managedfields) fn mark(self) -> Option<Mark> {
+        self.mark
     }
 
     /// The tree.
     pub fn tree(self) -> &'v Value {
-        self.0
+        self.fields
     }
 
     /// The set it says.
     pub fn to_set(self) -> Set {
         // it was found readable
-        Set::from_fields_v1(self.0).unwrap_or_default()
+        Set::from_fields_v1(self.fields).unwrap_or_default()
     }
 
     /// There are no members.
     pub fn is_empty(self) -> bool {
-        !self.0.as_object().is_some_and(has_elements)
+        !self.fields.as_object().is_some_and(has_elements)
     }
 
     /// Some member is one of a set.
     pub fn meets(self, set: &Set) -> bool {
-        any(set, self.0, false, &|wanted, here| wanted && here)
+        any(set, self.fields, false, &|wanted, here| wanted && here)
     }
 
     /// Every member of a set is one.
     pub fn covers(self, set: &Set) -> bool {
-        !any(set, self.0, true, &|wanted, here| wanted && !here)
+        !any(set, self.fields, true, &|wanted, here| wanted && !here)
     }
 }
 
@@ -101,19 +118,41 @@ fn check(fields: &Value) -> Result<(), FieldsError> {
         Value::Null => return Ok(()),
         other => return Set::from_fields_v1(other).map(drop),
     };
+    // what is still text need not be read for this; why it cannot be read, if it cannot, is for the tree to say
+    let text = map.text().and_then(|text| std::str::from_utf8(text).ok());
+    if text.is_some_and(|text| check_text(&mut Reader::new(text)).is_some()) {
+        return Ok(());
+    }
     map.iter().try_for_each(|(key, below)| {
-        let is_json = |text: &str| serde_json::from_str::<IgnoredAny>(text).is_ok();
-        let readable = match key.as_bytes() {
-            [b'.'] | [b'f', b':', ..] => true,
-            [b'v', b':', ..] => is_json(&key[2..]),
-            [b'k', b':', b'{', ..] => is_json(&key[2..]),
-            _ => false,
-        };
-        if !readable {
-            PathElement::from_key(key)?;
-        }
+        check_key(key)?;
         if key == "." { Ok(()) } else { check(below) }
     })
+}
+
+/// [`check`] of an object's text; nothing when it fails.
+fn check_text(reader: &mut Reader<'_>) -> Option<()> {
+    if reader.peek() != Some(b'{') {
+        return None;
+    }
+    reader.enter().ok()?;
+    let mut first = true;
+    while let Some(key) = reader.next_key(first).ok()? {
+        first = false;
+        check_key(&key).ok()?;
+        check_text(reader)?;
+    }
+    Some(())
+}
+
+fn check_key(key: &str) -> Result<(), FieldsError> {
+    let is_json = |text: &str| serde_json::from_str::<IgnoredAny>(text).is_ok();
+    let readable = match key.as_bytes() {
+        [b'.'] | [b'f', b':', ..] => true,
+        [b'v', b':', ..] => is_json(&key[2..]),
+        [b'k', b':', b'{', ..] => is_json(&key[2..]),
+        _ => false,
+    };
+    if readable { Ok(()) } else { PathElement::from_key(key).map(drop) }
 }
 
 #[cfg(test)]

@@ -2,11 +2,25 @@
 
 use super::{Shape, Type, Typed};
 use crate::Value;
-use crate::managedfields::fieldpath::{PathElement, Set, has_elements};
+use crate::managedfields::fieldpath::{PathElement, Recorded, Set, has_elements};
 
 impl Typed<'_> {
-    /// [`Typed::reconcile`] would change nothing of what FieldsV1 says.
-    pub(in crate::managedfields) fn is_reconciled(self, ty: Type, fields: &Value) -> bool {
+    /// [`Typed::reconcile`] would change nothing of what was recorded.
+    pub(in crate::managedfields) fn is_reconciled(self, ty: Type, recorded: Recorded<'_>) -> bool {
+        let Type::Node(node) = ty else { return true };
+        let known = &self.schema.reconciled;
+        let mark = recorded.mark().map(|mark| mark.with(node.0));
+        if mark.is_some_and(|mark| known.has(mark)) {
+            return true;
+        }
+        let reconciled = self.are_reconciled(ty, recorded.tree());
+        if let (true, Some(mark)) = (reconciled, mark) {
+            known.add(mark);
+        }
+        reconciled
+    }
+
+    fn are_reconciled(self, ty: Type, fields: &Value) -> bool {
         let Type::Node(_) = ty else { return true };
         let shape = self.shape(ty, &Value::Null);
         fields.as_object().into_iter().flatten().all(|(key, below)| {
@@ -23,7 +37,7 @@ impl Typed<'_> {
             match self.shape(child, &Value::Null) {
                 Shape::Leaf(_) => true,
                 shape if shape.is_leaf() && !self.is_free_form(child) => false,
-                _ => self.is_reconciled(child, below),
+                _ => self.are_reconciled(child, below),
             }
         })
     }
