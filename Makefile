@@ -118,7 +118,7 @@ etcd-next: packages-test ## What depends on etcd, with a newer one than this rel
 	cargo build -p kube-apiserver
 	PATH=$$(hack/etcd-next.sh $(abspath $(TOOLS))):$$PATH && export PATH && etcd --version && \
 	  cargo test -p storage-etcd && \
-	  cargo run -q -p soak -- --apiserver $(TARGET)/debug/kube-apiserver --time 40s && \
+	  cargo run -q -p soak -- --apiserver $(TARGET)/debug/kube-apiserver --engine etcd --time 40s && \
 	  cargo run -q -p api-operations -- --kube-apiserver $(TARGET)/debug/kube-apiserver --storage etcd
 
 # Targets are functions of test/fuzz/src; FUZZ_TIME is the time of each. What is found is left in test/fuzz/fuzz/artifacts,

@@ -11,20 +11,22 @@ use crate::error::Error;
 
 /// A flag (compressed or not) and the length of the message.
 const PREFIX: usize = 5;
+/// Largest message accepted, as upstream's client accepts.
+const MAX_MESSAGE: usize = i32::MAX as usize;
 
 // google.rpc.Code
 const OK: u32 = 0;
 const UNKNOWN: u32 = 2;
 
 /// A message as it is sent.
-pub(crate) fn framed(message: &impl Message) -> Bytes {
+pub(crate) fn framed(message: &impl Message) -> Result<Bytes, Error> {
     let len = message.encoded_len();
+    let length = u32::try_from(len).map_err(|_| Error::Invalid("the request is too large".into()))?;
     let mut frame = BytesMut::with_capacity(PREFIX + len);
     frame.put_u8(0);
-    // etcd refuses far smaller ones
-    frame.put_u32(u32::try_from(len).unwrap_or(u32::MAX));
+    frame.put_u32(length);
     message.encode_raw(&mut frame);
-    frame.freeze()
+    Ok(frame.freeze())
 }
 
 /// The messages of an answer.
@@ -132,6 +134,9 @@ impl Partial {
                 return Err(Error::Malformed("it is compressed".into()));
             }
             self.expected = length.get_u32() as usize;
+            if self.expected > MAX_MESSAGE {
+                return Err(Error::Malformed(format!("it has {} bytes", self.expected)));
+            }
         }
         // grows as it comes: a length alone reserves nothing beyond what there is
         let n = (self.expected - self.message.len()).min(input.len());
@@ -173,7 +178,7 @@ mod tests {
                 ..Default::default()
             })
             .collect();
-        let all: Vec<u8> = messages.iter().flat_map(framed).collect();
+        let all: Vec<u8> = messages.iter().flat_map(|message| framed(message).expect("short")).collect();
         for size in [1, 2, 3, 5, 7, 64, 105, all.len()] {
             let mut partial = Partial::default();
             let mut found = Vec::new();
@@ -198,14 +203,16 @@ mod tests {
     #[test]
     fn a_length_is_not_believed_before_the_bytes_come() {
         let mut partial = Partial::default();
-        let mut input = Bytes::from_static(&[0, 0xff, 0xff, 0xff, 0xff, 1, 2, 3]);
+        let mut input = Bytes::from_static(&[0, 0x7f, 0xff, 0xff, 0xff, 1, 2, 3]);
         assert_eq!(partial.take(&mut input).expect("not over"), None);
         assert!(partial.message.capacity() < 1024);
+        let too_long = Partial::default().take(&mut Bytes::from_static(&[0, 0x80, 0, 0, 0, 1]));
+        assert!(matches!(too_long, Err(Error::Malformed(_))), "{too_long:?}");
     }
 
     #[test]
     fn a_frame_says_how_long_it_is() {
-        assert_eq!(framed(&CompactionRequest { revision: 5 })[..], [0, 0, 0, 0, 2, 8, 5]);
+        assert_eq!(framed(&CompactionRequest { revision: 5 }).expect("short")[..], [0, 0, 0, 0, 2, 8, 5]);
     }
 
     #[test]

@@ -18,26 +18,31 @@ use std::sync::Arc;
 use bytes::Bytes;
 use h2::SendStream;
 use http::uri::{PathAndQuery, Scheme};
-use http::{HeaderValue, Method, Request, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header};
 use prost::Message;
 
 pub use error::Error;
 use grpc::Answer;
 use members::Members;
 use messages::{
-    CompactionRequest, Done, Empty, LeaseGrantRequest, LeaseGrantResponse, RangeRequest, RangeResponse,
+    CompactionRequest, Empty, LeaseGrantRequest, LeaseGrantResponse, RangeRequest, RangeResponse,
     StatusResponse, TxnRequest, TxnResponse, WatchCreateRequest, WatchRequest, WatchResponse, Wish,
 };
 
 /// A client of a cluster. Connections are made, and made again, in the background; they end when it is dropped.
 pub struct Client {
     members: Members,
+    /// Of every request.
+    headers: HeaderMap,
 }
 
 impl Client {
     /// A client of the members at these URLs, all `http` or all `https`. TLS is spoken as `tls` says.
     ///
     /// Fails when a URL is none, or `tls` is missing or has no use. Whether a member answers shows at the first request.
+    ///
+    /// # Panics
+    /// Outside of a runtime, which the connections need.
     pub fn new(servers: &[String], tls: Option<Arc<rustls::ClientConfig>>) -> Result<Self, Error> {
         let scheme = if tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
         let address = |server: &String| -> Result<Uri, Error> {
@@ -54,7 +59,7 @@ impl Client {
         if addresses.is_empty() {
             return Err(Error::Invalid("no etcd server is given".into()));
         }
-        Ok(Self { members: Members::new(addresses, tls) })
+        Ok(Self { members: Members::new(addresses, tls), headers: headers() })
     }
 
     /// Reads keys.
@@ -68,8 +73,8 @@ impl Client {
     }
 
     /// Forgets the past.
-    pub async fn compact(&self, revision: i64) -> Result<Done, Error> {
-        self.call("/etcdserverpb.KV/Compact", &CompactionRequest { revision }).await
+    pub async fn compact(&self, revision: i64) -> Result<(), Error> {
+        self.call::<Empty>("/etcdserverpb.KV/Compact", &CompactionRequest { revision }).await.map(drop)
     }
 
     /// Makes a lease that lasts so many seconds.
@@ -113,16 +118,22 @@ impl Client {
         *request.method_mut() = Method::POST;
         *request.uri_mut() = target;
         *request.version_mut() = Version::HTTP_2;
-        let headers = request.headers_mut();
-        headers.insert("content-type", HeaderValue::from_static("application/grpc"));
-        headers.insert("te", HeaderValue::from_static("trailers"));
-        headers.insert("user-agent", HeaderValue::from_static("kubewright"));
-        // a member without a leader says so instead of answering from what it has
-        headers.insert("hasleader", HeaderValue::from_static("true"));
+        request.headers_mut().clone_from(&self.headers);
+        let frame = grpc::framed(message)?;
         let (response, mut stream) = requests.send_request(request, false)?;
-        stream.send_data(grpc::framed(message), only)?;
+        stream.send_data(frame, only)?;
         Ok((Answer::new(response), stream))
     }
+}
+
+fn headers() -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    headers.insert(header::USER_AGENT, HeaderValue::from_static("kubewright"));
+    // a member without a leader says so instead of answering from what it has
+    headers.insert("hasleader", HeaderValue::from_static("true"));
+    headers
 }
 
 /// A watch, until it is dropped.
@@ -140,6 +151,6 @@ impl Watch {
     /// Asks for a message that says how far the watch is.
     pub fn request_progress(&mut self) -> Result<(), Error> {
         let progress = WatchRequest { wish: Some(Wish::Progress(Empty {})) };
-        Ok(self.requests.send_data(grpc::framed(&progress), false)?)
+        Ok(self.requests.send_data(grpc::framed(&progress)?, false)?)
     }
 }

@@ -203,14 +203,6 @@ pub struct CompactionRequest {
     pub revision: i64,
 }
 
-/// An answer in which nothing but the header is of interest.
-#[derive(Clone, PartialEq, Eq, Message)]
-pub struct Done {
-    /// When it was answered.
-    #[prost(message, optional, tag = "1")]
-    pub header: Option<ResponseHeader>,
-}
-
 /// Asks for a lease.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct LeaseGrantRequest {

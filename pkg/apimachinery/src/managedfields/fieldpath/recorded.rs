@@ -161,6 +161,29 @@ mod tests {
     use crate::json;
 
     #[test]
+    fn text_is_readable_where_its_tree_is() {
+        let cases = [
+            (json!({"f:a": {".": {}, "f:long": {}}}), true),
+            (json!({"f:list": {"k:{\"name\":\"x\"}": {".": {}}, "v:1": {}, "i:0": {}}}), true),
+            (json!({"f:a": null, "x:unknown to us": {}}), true),
+            (json!({"f:list": {"k:{\"name\"": {}}}), false),
+            (json!({"f:list": {"v:{": {}, "f:b": {}}}), false),
+            (json!({"no prefix at all": {}}), false),
+        ];
+        for (fields, readable) in cases {
+            let text = json!({"fields": fields}).to_string();
+            let object = crate::json::parse_in_parts(&text.into()).expect("JSON");
+            let map = object["fields"].as_object().expect("an object");
+            assert!(map.text().is_some(), "{fields} is short");
+            // the second time it is known
+            for _ in 0..2 {
+                assert_eq!(Recorded::new(&object["fields"]).is_ok(), readable, "{fields}");
+            }
+            assert_eq!(Recorded::new(&fields).is_ok(), readable, "{fields}");
+        }
+    }
+
+    #[test]
     fn trees_answer_as_sets_do() {
         let trees = [
             json!({}),
