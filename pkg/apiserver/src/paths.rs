@@ -3,6 +3,7 @@
 use apimachinery::status::{Reason, Status};
 use apimachinery::{Value, json};
 use component::http::{Request, Response};
+use component::version::BuildInfo;
 use http::{Method, StatusCode};
 
 use crate::context::RequestContext;
@@ -45,6 +46,7 @@ pub(crate) async fn respond(
             server.storage_size.refresh(&server.store).await;
             Ok(server.process_metrics.respond(headers))
         }
+        "/metrics/slis" => Ok(server.process_metrics.respond_indicators(headers)),
         "/version" => {
             let media = negotiate::single(headers, &context.query)?;
             Ok(respond::object(StatusCode::OK, &server.version, None, &media))
@@ -69,7 +71,7 @@ pub(crate) fn method_not_allowed() -> Status {
 fn is_known(server: &Server, path: &str) -> bool {
     let path = path.trim_end_matches('/');
     health_path(path).is_some()
-        || matches!(path, "" | "/metrics" | "/version" | "/openapi/v2" | "/openapi/v3")
+        || matches!(path, "" | "/metrics" | "/metrics/slis" | "/version" | "/openapi/v2" | "/openapi/v3")
         || server.discovery.paths().iter().any(|p| p == path)
 }
 
@@ -84,7 +86,16 @@ fn health_path(path: &str) -> Option<(&str, Option<&str>)> {
 
 fn index(server: &Server) -> Value {
     let mut paths: Vec<String> = server.discovery.paths();
-    for fixed in ["/healthz", "/livez", "/readyz", "/metrics", "/version", "/openapi/v2", "/openapi/v3"] {
+    for fixed in [
+        "/healthz",
+        "/livez",
+        "/readyz",
+        "/metrics",
+        "/metrics/slis",
+        "/version",
+        "/openapi/v2",
+        "/openapi/v3",
+    ] {
         paths.push(fixed.to_owned());
     }
     for (path, checks) in [
@@ -102,22 +113,12 @@ fn index(server: &Server) -> Value {
 
 /// What `/version` answers.
 pub(crate) fn version() -> Value {
-    let full = component::KUBERNETES_VERSION;
-    let mut numbers = full.trim_start_matches('v').split('.');
+    let build = BuildInfo::this();
     json!({
-        "major": numbers.next().unwrap_or(""), "minor": numbers.next().unwrap_or(""),
+        "major": build.major, "minor": build.minor,
         "emulationMajor": "1", "emulationMinor": "36", "minCompatibilityMajor": "1", "minCompatibilityMinor": "35",
-        "gitVersion": format!("{full}+kubewright"), "gitCommit": option_env!("KUBEWRIGHT_COMMIT").unwrap_or(""),
-        "gitTreeState": "clean", "buildDate": option_env!("KUBEWRIGHT_BUILD_DATE").unwrap_or("1970-01-01T00:00:00Z"),
-        "goVersion": "", "compiler": "rustc", "platform": platform(),
+        "gitVersion": build.git_version, "gitCommit": build.git_commit, "gitTreeState": build.git_tree_state,
+        "buildDate": build.build_date, "goVersion": build.go_version, "compiler": build.compiler,
+        "platform": build.platform,
     })
-}
-
-fn platform() -> String {
-    let arch = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    };
-    format!("{}/{arch}", std::env::consts::OS)
 }

@@ -26,7 +26,7 @@ use crate::core::{Core, Extensions};
 use crate::discovery::Discovery;
 use crate::extension::{SubresourceHandler, WriteHook};
 use crate::filters::{self, Ending, InFlight, NewRequests};
-use crate::metrics::{RequestMetrics, StorageSize};
+use crate::metrics::{AccessMetrics, Measured, RequestMetrics, StorageSize, WatchesMetrics};
 use crate::openapi::OpenApi;
 use crate::paths;
 use crate::requestinfo::RequestInfo;
@@ -106,6 +106,8 @@ impl ResourceStore {
 
     /// A store that keeps objects in a form. It reads every form.
     pub fn storing(resources: Arc<Registry>, storage: Arc<dyn Storage>, form: StorageMediaType) -> Self {
+        let measured = Arc::new(Measured::new(storage, Arc::clone(&resources)));
+        let storage: Arc<dyn Storage> = Arc::clone(&measured) as _;
         let objects = ObjectStore::new(Arc::clone(&storage));
         Self {
             core: Arc::new(Core {
@@ -115,6 +117,7 @@ impl ResourceStore {
                     None => objects,
                 },
                 caches: Caches::new(storage),
+                storage_metrics: measured.metrics().clone(),
                 extensions: OnceLock::new(),
             }),
         }
@@ -273,6 +276,7 @@ impl ServerBuilder {
         // a second server over one store keeps the first one's extensions
         let _ = self.store.core.extensions.set(self.extensions);
         crate::metrics::register_caches(&self.metrics, &self.store);
+        self.store.core.storage_metrics.register(&self.metrics);
         for checks in [&self.health.healthz, &self.health.livez, &self.health.readyz] {
             checks.count_in(&self.metrics);
         }
@@ -282,6 +286,8 @@ impl ServerBuilder {
             discovery: Discovery::new(Arc::clone(&resources), self.address),
             openapi: OpenApi::new(resources, self.paths.keys().cloned().collect()),
             metrics: RequestMetrics::new(&self.metrics),
+            access: AccessMetrics::new(&self.metrics),
+            watches: WatchesMetrics::new(&self.metrics),
             storage_size: StorageSize::new(&self.metrics),
             process_metrics: self.metrics,
             version: paths::version(),
@@ -306,6 +312,8 @@ pub struct Server {
     pub(crate) openapi: OpenApi,
     pub(crate) health: Health,
     pub(crate) metrics: RequestMetrics,
+    pub(crate) access: AccessMetrics,
+    pub(crate) watches: WatchesMetrics,
     pub(crate) storage_size: StorageSize,
     pub(crate) process_metrics: Metrics,
     pub(crate) version: Value,

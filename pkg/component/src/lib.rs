@@ -17,10 +17,10 @@ pub mod serving;
 pub mod shutdown;
 mod streams;
 pub mod tls;
+pub mod version;
 pub mod work;
 
-/// The version of Kubernetes this tree implements, as `/version` and `kubelet` report it.
-pub const KUBERNETES_VERSION: &str = "v1.36.0";
+pub use version::KUBERNETES_VERSION;
 
 /// Makes aws-lc-rs the process's TLS provider. Call first thing in every `main`; later calls do nothing.
 pub fn install_crypto() {

@@ -6,15 +6,19 @@
 use std::sync::Arc;
 
 use http::{HeaderMap, StatusCode, header};
+use nix::sys::resource::{Resource, getrlimit};
 use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
+use crate::gates;
 use crate::health::HealthMetrics;
 use crate::http::{Response, full};
+use crate::version::BuildInfo;
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -23,6 +27,10 @@ const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
 #[derive(Debug, Clone)]
 pub struct Metrics {
     registry: Arc<Mutex<Registry>>,
+    /// What `/metrics/slis` shows.
+    indicators: Arc<Mutex<Registry>>,
+    /// Counters whose names have no `_total` in the classic format.
+    bare: Arc<Mutex<Vec<&'static str>>>,
     health: HealthMetrics,
 }
 
@@ -33,12 +41,20 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// A registry with the process's own metrics (CPU, memory, start time, open files) and those of its health checks.
+    /// A registry with the process's own metrics (CPU, memory, start time, open files) and what this build is and has on;
+    /// apart from it those of its health checks.
     pub fn new() -> Self {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Process));
-        let health = HealthMetrics::register(&mut registry);
-        Self { registry: Arc::new(Mutex::new(registry)), health }
+        registry.register_collector(Box::new(Build));
+        let mut indicators = Registry::default();
+        let health = HealthMetrics::register(&mut indicators);
+        Self {
+            registry: Arc::new(Mutex::new(registry)),
+            indicators: Arc::new(Mutex::new(indicators)),
+            bare: Arc::default(),
+            health,
+        }
     }
 
     /// What health checks are counted in.
@@ -51,10 +67,24 @@ impl Metrics {
         register(&mut self.registry.lock());
     }
 
+    /// A counter that upstream named without `_total`; OpenMetrics demands it all the same.
+    pub fn register_bare(&self, name: &'static str) {
+        self.bare.lock().push(name);
+    }
+
     /// Answers `/metrics` in the format the request accepts.
     pub fn respond(&self, request: &HeaderMap) -> Response {
+        self.respond_with(&self.registry, request)
+    }
+
+    /// Answers `/metrics/slis`, the service level indicators (KEP-3466): outcomes of health checks.
+    pub fn respond_indicators(&self, request: &HeaderMap) -> Response {
+        self.respond_with(&self.indicators, request)
+    }
+
+    fn respond_with(&self, registry: &Mutex<Registry>, request: &HeaderMap) -> Response {
         let mut encoded = String::new();
-        let outcome = text::encode(&mut encoded, &self.registry.lock());
+        let outcome = text::encode(&mut encoded, &registry.lock());
         if outcome.is_err() {
             return crate::http::text(StatusCode::INTERNAL_SERVER_ERROR, "metrics could not be encoded\n");
         }
@@ -62,7 +92,7 @@ impl Metrics {
         let (kind, body) = if accept.contains("application/openmetrics-text") {
             (OPENMETRICS, encoded)
         } else {
-            (CLASSIC, classic(&encoded))
+            (CLASSIC, classic(&encoded, &self.bare.lock()))
         };
         let mut response = http::Response::new(full(body));
         response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
@@ -70,11 +100,12 @@ impl Metrics {
     }
 }
 
-/// OpenMetrics text in the classic format.
-fn classic(openmetrics: &str) -> String {
+/// OpenMetrics text in the classic format. The samples of `bare` counters lose their `_total`.
+fn classic(openmetrics: &str, bare: &[&str]) -> String {
     let counters: Vec<&str> = openmetrics
         .lines()
         .filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter"))
+        .filter(|name| !bare.contains(name))
         .collect();
     let mut out = String::with_capacity(openmetrics.len() + 64);
     for line in openmetrics.lines() {
@@ -89,11 +120,57 @@ fn classic(openmetrics: &str) -> String {
                 out.push_str("_total ");
                 out.push_str(tail);
             }
-            _ => out.push_str(line),
+            Some(_) => out.push_str(line),
+            None => match line.split_once("_total") {
+                Some((name, sample)) if bare.contains(&name) => {
+                    out.push_str(name);
+                    out.push_str(sample);
+                }
+                _ => out.push_str(line),
+            },
         }
         out.push('\n');
     }
     out
+}
+
+/// `kubernetes_build_info` and `kubernetes_feature_enabled`.
+#[derive(Debug)]
+struct Build;
+
+impl Collector for Build {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let build = BuildInfo::this();
+        let labels = [
+            ("major", build.major),
+            ("minor", build.minor),
+            ("git_version", &build.git_version),
+            ("git_commit", build.git_commit),
+            ("git_tree_state", build.git_tree_state),
+            ("build_date", build.build_date),
+            ("go_version", build.go_version),
+            ("compiler", build.compiler),
+            ("platform", &build.platform),
+        ];
+        let mut metric = encoder.encode_descriptor(
+            "kubernetes_build_info",
+            "What this build is",
+            None,
+            MetricType::Gauge,
+        )?;
+        ConstGauge::new(1_i64).encode(metric.encode_family(&labels)?)?;
+        let mut metric = encoder.encode_descriptor(
+            "kubernetes_feature_enabled",
+            "Whether a feature is on",
+            None,
+            MetricType::Gauge,
+        )?;
+        for gate in gates::gates() {
+            let labels = [("name", gate.name), ("stage", gate.stage.label())];
+            ConstGauge::new(i64::from(gate.on)).encode(metric.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
 }
 
 /// `process_*` metrics from `/proc/self`.
@@ -108,7 +185,7 @@ impl Collector for Process {
             "process_cpu_seconds",
             "Total user and system CPU time spent in seconds",
             None,
-            prometheus_client::metrics::MetricType::Counter,
+            MetricType::Counter,
         )?)?;
         for (name, help, value) in [
             ("process_resident_memory_bytes", "Resident memory size in bytes", usage.resident_bytes),
@@ -118,14 +195,11 @@ impl Collector for Process {
                 usage.start_seconds,
             ),
             ("process_open_fds", "Number of open file descriptors", usage.open_files),
+            ("process_max_fds", "Largest number of open file descriptors", usage.max_files),
+            ("process_virtual_memory_bytes", "Virtual memory size in bytes", usage.virtual_bytes),
         ] {
             let gauge = ConstGauge::new(value);
-            gauge.encode(encoder.encode_descriptor(
-                name,
-                help,
-                None,
-                prometheus_client::metrics::MetricType::Gauge,
-            )?)?;
+            gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
         }
         Ok(())
     }
@@ -137,6 +211,8 @@ struct ProcessUsage {
     resident_bytes: f64,
     start_seconds: f64,
     open_files: f64,
+    max_files: f64,
+    virtual_bytes: f64,
 }
 
 impl ProcessUsage {
@@ -154,12 +230,14 @@ impl ProcessUsage {
             .collect();
         let boot = std::fs::read_to_string("/proc/stat").ok()?;
         let boot: f64 = boot.lines().find_map(|l| l.strip_prefix("btime "))?.trim().parse().ok()?;
-        // Fields after the command name and state: ppid is index 0, utime 10, stime 11, starttime 18, rss 20.
+        // Fields after the command name and state: ppid is index 0, utime 10, stime 11, starttime 18, vsize 19, rss 20.
         Some(Self {
             cpu_seconds: (fields.get(10)? + fields.get(11)?) / TICKS,
             resident_bytes: fields.get(20)? * PAGE,
             start_seconds: boot + fields.get(18)? / TICKS,
             open_files: std::fs::read_dir("/proc/self/fd").ok()?.count() as f64,
+            max_files: getrlimit(Resource::RLIMIT_NOFILE).ok()?.0 as f64,
+            virtual_bytes: *fields.get(19)?,
         })
     }
 }
@@ -175,6 +253,8 @@ mod tests {
         let metrics = Metrics::new();
         let counter = Counter::<u64>::default();
         metrics.register(|r| r.register("apiserver_request", "Requests", counter.clone()));
+        metrics.register(|r| r.register("authentication_attempts", "Attempts", counter.clone()));
+        metrics.register_bare("authentication_attempts");
         counter.inc();
         let body = metrics.respond(&HeaderMap::new()).into_body().collect().await.expect("memory").to_bytes();
         let text = String::from_utf8(body.to_vec()).expect("text");
@@ -182,6 +262,12 @@ mod tests {
             text.contains("# TYPE apiserver_request_total counter\napiserver_request_total 1\n"),
             "{text}"
         );
+        assert!(
+            text.contains("# TYPE authentication_attempts counter\nauthentication_attempts 1\n"),
+            "{text}"
+        );
+        assert!(text.contains("kubernetes_feature_enabled{name=\"WatchList\",stage=\"BETA\"} 1\n"), "{text}");
+        assert!(text.contains("kubernetes_build_info{major=\"1\",minor=\"36\","), "{text}");
         assert!(text.contains("process_resident_memory_bytes "), "{text}");
         assert!(!text.contains("# EOF"), "{text}");
     }

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use http::header::CONNECTION;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::sys::socket::{self, Backlog};
+use prometheus_client::metrics::counter::Counter;
 use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -87,6 +88,9 @@ impl Default for Limits {
         Self { connections: 20_000, streams: 1000, drain: Duration::from_secs(10), drain_from: None }
     }
 }
+
+/// Handshakes of TLS that failed in this process.
+pub static FAILED_HANDSHAKES: LazyLock<Counter> = LazyLock::new(Counter::default);
 
 /// Serves until shutdown, then drains for at most [`Limits::drain`].
 ///
@@ -195,8 +199,14 @@ impl Connection {
                     self.http1(stream, info).await;
                 }
             }
-            Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake error"),
-            Err(_) => tracing::debug!(%peer, "TLS handshake timed out"),
+            Ok(Err(error)) => {
+                FAILED_HANDSHAKES.inc();
+                tracing::debug!(%peer, %error, "TLS handshake error");
+            }
+            Err(_) => {
+                FAILED_HANDSHAKES.inc();
+                tracing::debug!(%peer, "TLS handshake timed out");
+            }
         }
     }
 

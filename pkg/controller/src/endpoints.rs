@@ -4,6 +4,7 @@
 //! `pkg/controller/endpoint`, and KEP-752, KEP-1672 (terminating endpoints), KEP-4444 (traffic distribution).
 
 mod legacy;
+mod managed;
 mod mirror;
 mod reconcile;
 mod slices;

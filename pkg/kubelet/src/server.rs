@@ -271,6 +271,7 @@ impl Server {
                 self.checks.respond("healthz", which.as_deref(), request.uri().query()).await
             }
             Route::Metrics => self.metrics.respond(request.headers()),
+            Route::Indicators => self.metrics.respond_indicators(request.headers()),
             Route::ResourceMetrics => stats::resource_metrics(&self.kubelet, &self.overview).await,
             Route::ProbeMetrics => self.probes.respond(request.headers()),
             Route::ContainerMetrics => collect::cadvisor(&self.kubelet, &self.overview).await,

@@ -1,5 +1,6 @@
 //! The cache's face: reads at any resourceVersion, and where watches begin.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -15,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::announced::Announced;
+use crate::counts::{Count, Counts};
 use crate::error::Error;
 use crate::kept::Budget;
 use crate::object::{Codec, Decoded, StoredObject, StoredText};
@@ -182,7 +184,7 @@ impl Snapshot {
     }
 }
 
-/// Sizes of a cache, for metrics.
+/// Sizes of a cache, and what it has done since it was started, for metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stats {
     /// Objects held.
@@ -199,8 +201,16 @@ pub struct Stats {
     pub representation_bytes: usize,
     /// Open watches.
     pub watchers: usize,
-    /// Fresh starts after the first: each ended all watches.
-    pub restarts: u64,
+    /// Fresh starts, the first included: each further one ended all watches.
+    pub starts: u64,
+    /// Changes taken in.
+    pub events: u64,
+    /// Values that could not be decoded.
+    pub undecodable: u64,
+    /// Objects sent to watches as they began.
+    pub initial_events: u64,
+    /// Lists answered, objects they looked at, and objects they answered.
+    pub lists: [u64; 3],
 }
 
 /// A cache of one resource. Stops when dropped or [`WatchCache::stop`]ped.
@@ -223,6 +233,7 @@ pub(crate) struct Shared {
     pub(crate) reached: watch::Sender<(u64, Revision)>,
     pub(crate) budget: Arc<Budget>,
     pub(crate) announced: Announced,
+    pub(crate) counts: Counts,
     pub(crate) stop: CancellationToken,
     pub(crate) relist: Notify,
     /// Held by whoever extends the ring into the past: one is enough.
@@ -245,6 +256,7 @@ impl WatchCache {
             wakers: Mutex::new(Wakers::default()),
             rung: AtomicI64::new(0),
             announced: Announced::default(),
+            counts: Counts::default(),
             reached: watch::Sender::new((0, Revision(0))),
             stop: CancellationToken::new(),
             relist: Notify::new(),
@@ -361,7 +373,11 @@ impl WatchCache {
                 (snapshot, Some(format!("{prefix}{}", token.start)))
             }
         };
-        let page = select(&snapshot, &prefix, start.as_deref(), limit, options);
+        let (page, looked_at) = select(&snapshot, &prefix, start.as_deref(), limit, options);
+        let counts = &self.shared.counts;
+        counts.lists.add(1);
+        counts.looked_at.add(looked_at);
+        counts.listed.add(page.items.len());
         if !page.continue_token.is_empty() {
             self.shared.state.write().pin(snapshot.revision, &snapshot.objects, std::time::Instant::now());
         }
@@ -406,7 +422,7 @@ impl WatchCache {
 
     /// Sizes, for metrics.
     pub fn stats(&self) -> Stats {
-        let state = self.shared.state.read();
+        let (state, counts) = (self.shared.state.read(), &self.shared.counts);
         Stats {
             objects: state.objects.len(),
             bytes: state.bytes,
@@ -415,7 +431,11 @@ impl WatchCache {
             ring_bytes: state.ring_bytes(),
             representation_bytes: self.shared.budget.used(),
             watchers: self.shared.wakers.lock().len(),
-            restarts: state.generation.saturating_sub(1),
+            starts: state.generation,
+            events: counts.events.get(),
+            undecodable: counts.undecodable.get(),
+            initial_events: counts.initial_events.get(),
+            lists: [&counts.lists, &counts.looked_at, &counts.listed].map(Count::get),
         }
     }
 
@@ -541,20 +561,23 @@ const CONTINUE_EXPIRED: &str = "The provided continue parameter is too old to di
     remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were \
     created, modified, or deleted between the time the first chunk was returned and now may show up in the list.";
 
+/// The objects of a page, and how many were looked at to find them.
 fn select(
     snapshot: &Snapshot,
     prefix: &str,
     start: Option<&str>,
     limit: usize,
     options: &ListOptions,
-) -> ListPage {
+) -> (ListPage, usize) {
     let mut page = ListPage {
         items: Vec::new(),
         revision: snapshot.revision,
         continue_token: String::new(),
         remaining: None,
     };
+    let looked_at = Cell::new(0);
     let matches = |object: &StoredObject| {
+        looked_at.update(|n| n + 1);
         options.name.as_deref().is_none_or(|name| object.name() == name)
             && options.filter.as_ref().is_none_or(|filter| filter.matches(object))
     };
@@ -565,13 +588,13 @@ fn select(
         let found = snapshot.get(&options.namespace, name);
         page.items =
             found.filter(|o| start.is_none_or(|s| &**o.key() >= s) && matches(o)).into_iter().collect();
-        return page;
+        return (page, looked_at.get());
     }
     let marks = options.filter.as_ref().map(Filter::marks).unwrap_or_default();
     let mut candidates = snapshot.objects.range(prefix, start, marks);
     if limit == 0 {
         page.items = candidates.filter(|o| matches(o)).cloned().collect();
-        return page;
+        return (page, looked_at.get());
     }
     page.items.extend(candidates.by_ref().filter(|o| matches(o)).take(limit).cloned());
     let rest = if unfiltered { candidates.count() } else { usize::from(candidates.any(|o| matches(o))) };
@@ -580,7 +603,7 @@ fn select(
         page.continue_token = Continue { start: after, revision: Some(snapshot.revision) }.encode();
         page.remaining = unfiltered.then_some(rest);
     }
-    page
+    (page, looked_at.get())
 }
 
 /// Which watchers an interest concerns; kept by the pump's side.

@@ -12,6 +12,7 @@
 mod announced;
 mod back;
 mod cache;
+mod counts;
 mod error;
 mod extract;
 mod kept;

@@ -119,6 +119,7 @@ async fn watch(shared: &Shared) -> String {
 
 fn apply(shared: &Shared, events: Vec<Event>) {
     let now = Instant::now();
+    shared.counts.events.add(events.len());
     let updates: Vec<Update> = events.into_iter().map(|event| update(shared, event)).collect();
     let (applied, bytes) = {
         let mut state = shared.state.write();
@@ -156,8 +157,10 @@ fn update(shared: &Shared, event: Event) -> Update {
 pub(crate) fn decode(shared: &Shared, kv: &KeyValue) -> Result<StoredObject, String> {
     let config = &shared.config;
     let decoded = shared.announced.take(&kv.key, &kv.value);
-    StoredObject::decode(&*config.codec, &config.layout, kv, decoded, &shared.budget)
-        .map_err(|e| e.to_string())
+    StoredObject::decode(&*config.codec, &config.layout, kv, decoded, &shared.budget).map_err(|e| {
+        shared.counts.undecodable.add(1);
+        e.to_string()
+    })
 }
 
 fn tidy(shared: &Shared, sweeps: u32) {

@@ -313,6 +313,13 @@ impl Watcher {
 
     /// The next initial objects; `None` when there are none left. May be empty when all were filtered out.
     fn initial_batch(&mut self, max: usize) -> Option<Vec<WatchItem>> {
+        let items = self.next_initial(max)?;
+        let objects = items.iter().filter(|item| matches!(item, WatchItem::Initial(_))).count();
+        self.shared.counts.initial_events.add(objects);
+        Some(items)
+    }
+
+    fn next_initial(&mut self, max: usize) -> Option<Vec<WatchItem>> {
         let initial = self.initial.as_mut()?;
         let layout = &self.shared.config.layout;
         let prefix = match &self.options.interest {

@@ -1,7 +1,10 @@
 //! `/metrics`: what upstream guarantees of the API server's metrics, by name, labels and what they count.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use auth::UserInfo;
+use component::http::empty;
 use controlplane::StorageConfig;
 use integration::Cluster;
 use serde_json::{Value, json};
@@ -11,7 +14,11 @@ struct Metrics(String);
 
 impl Metrics {
     async fn of(cluster: &Cluster) -> anyhow::Result<Self> {
-        let answer = cluster.call("GET", "/metrics", "").await?;
+        Self::at(cluster, "/metrics").await
+    }
+
+    async fn at(cluster: &Cluster, path: &str) -> anyhow::Result<Self> {
+        let answer = cluster.call("GET", path, "").await?;
         anyhow::ensure!(answer.code == 200, "{}", answer.text());
         Ok(Self(answer.text()))
     }
@@ -81,10 +88,15 @@ async fn stable_metrics_have_their_labels() -> anyhow::Result<()> {
         ("apiserver_resource_objects", "group resource"),
         ("apiserver_storage_objects", "resource"),
         ("apiserver_storage_size_bytes", "storage_cluster_id"),
-        ("kubernetes_healthcheck", "name type"),
-        ("kubernetes_healthchecks_total", "name status type"),
     ] {
         assert_eq!(metrics.labels(name).join(" "), labels, "{name}");
+    }
+    let indicators = Metrics::at(&cluster, "/metrics/slis").await?;
+    for (name, labels) in
+        [("kubernetes_healthcheck", "name type"), ("kubernetes_healthchecks_total", "name status type")]
+    {
+        assert_eq!(indicators.labels(name).join(" "), labels, "{name}");
+        assert_eq!(metrics.samples(name).count(), 0, "{name} is an indicator");
     }
     cluster.stop().await;
     Ok(())
@@ -111,7 +123,11 @@ async fn requests_and_their_admission_are_counted() -> anyhow::Result<()> {
     assert_eq!(more("apiserver_request_total", &pods("POST", "403")), 1);
     assert_eq!(more("apiserver_request_total", &pods("LIST", "200")), 1);
     let lists = [("resource", "pods"), ("verb", "LIST"), ("scope", "namespace")];
+    assert_eq!(more("apiserver_request_sli_duration_seconds_count", &lists), 1);
+    assert_eq!(more("apiserver_request_duration_seconds_count", &lists), 1);
     assert_eq!(more("apiserver_response_sizes_sum", &lists), listed.bytes.len() as i64);
+    let bodies = [("group", ""), ("resource", "pods"), ("verb", "create")];
+    assert_eq!(more("apiserver_request_body_size_bytes_count", &bodies), 3);
     assert_eq!(more("apiserver_response_sizes_count", &[("verb", "POST")]), 0, "of reads only");
     let step = |phase, rejected| [("operation", "CREATE"), ("type", phase), ("rejected", rejected)];
     let steps = "apiserver_admission_step_admission_duration_seconds_count";
@@ -125,7 +141,70 @@ async fn requests_and_their_admission_are_counted() -> anyhow::Result<()> {
     assert_eq!(more(plugins, &plugin("ResourceQuota", "admit", "false")), 0, "it has no say there");
     let endpoints = [("resource", "endpoints"), ("version", "v1"), ("removed_release", "")];
     assert_eq!(after.sum("apiserver_requested_deprecated_apis", &endpoints) as i64, 1);
-    assert_eq!(after.sum("apiserver_resource_objects", &[("group", ""), ("resource", "pods")]) as i64, 1);
+    let of_pods = [("group", ""), ("resource", "pods")];
+    assert_eq!(after.sum("apiserver_resource_objects", &of_pods) as i64, 1);
+    assert_eq!(more("apiserver_watch_cache_events_received_total", &of_pods), 1);
+    assert_eq!(more("apiserver_cache_list_total", &of_pods), 1);
+    assert_eq!(more("apiserver_cache_list_returned_objects_total", &of_pods), 1);
+    let creations = [("operation", "create"), ("group", ""), ("resource", "pods")];
+    assert_eq!(more("etcd_requests_total", &creations), 2, "the one whose name was taken is one");
+    assert_eq!(more("etcd_request_duration_seconds_count", &creations), 2);
+    assert_eq!(more("etcd_request_errors_total", &creations), 0);
+    cluster.stop().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_not_let_in_is_counted_where_it_ended() -> anyhow::Result<()> {
+    let cluster = cluster().await?;
+    let before = Metrics::of(&cluster).await?;
+    let stranger = http::Request::get(PODS).header("authorization", "Bearer nobody").body(empty())?;
+    assert_eq!(Arc::clone(cluster.plane().server()).respond(stranger).await.status(), 401);
+    let ann = UserInfo::new("ann", &[]);
+    assert_eq!(cluster.call_as(ann, "GET", PODS, empty(), &[]).await?.code, 403);
+    cluster.call("GET", "/version", "").await?;
+    cluster.call("GET", "/apis", "").await?;
+    let after = Metrics::of(&cluster).await?;
+    let more =
+        |name: &str, labels: &[(&str, &str)]| (after.sum(name, labels) - before.sum(name, labels)) as i64;
+    assert_eq!(more("authentication_attempts", &[("result", "error")]), 1);
+    assert_eq!(more("authorization_attempts_total", &[("result", "no-opinion")]), 1);
+    assert_eq!(more("authentication_duration_seconds_count", &[("result", "error")]), 1);
+    assert_eq!(more("apiserver_request_total", &[("resource", "pods")]), 0, "no handler has seen them");
+    assert_eq!(more("apiserver_request_total", &[("subresource", "/apis"), ("component", "apiserver")]), 1);
+    assert_eq!(more("apiserver_request_total", &[]), 1, "neither versions nor metrics count");
+    cluster.stop().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn apply_and_watches_have_names_of_their_own() -> anyhow::Result<()> {
+    let cluster = cluster().await?;
+    let config = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}}).to_string();
+    let apply = [("content-type", "application/apply-patch+yaml")];
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let path = format!("{maps}/c?fieldManager=m");
+    assert_eq!(cluster.call_with("PATCH", &path, &config, &apply).await?.code, 201);
+    let path = format!(
+        "{maps}?watch=1&timeoutSeconds=1&sendInitialEvents=true&allowWatchBookmarks=true\
+        &resourceVersionMatch=NotOlderThan"
+    );
+    let watched = cluster.call("GET", &path, "").await?;
+    assert_eq!(watched.code, 200, "{}", watched.text());
+    assert_eq!(cluster.call("DELETE", maps, "").await?.code, 200);
+    let metrics = Metrics::of(&cluster).await?;
+    let requests = |verb, scope| {
+        let labels = [("resource", "configmaps"), ("verb", verb), ("scope", scope)];
+        metrics.sum("apiserver_request_total", &labels) as i64
+    };
+    assert_eq!((requests("APPLY", "resource"), requests("WATCH", "namespace")), (1, 1));
+    assert_eq!((requests("DELETE", "namespace"), requests("PATCH", "resource")), (1, 0));
+    let maps = [("group", ""), ("resource", "configmaps")];
+    let events = metrics.sum("apiserver_watch_events_total", &maps) as i64;
+    assert_eq!(metrics.sum("apiserver_watch_events_sizes_count", &maps) as i64, events);
+    assert_eq!(metrics.sum("apiserver_watch_events_sizes_sum", &maps) as usize, watched.bytes.len());
+    assert_eq!(metrics.sum("apiserver_watch_list_duration_seconds_count", &maps) as i64, 1);
+    assert!(metrics.sum("apiserver_init_events_total", &maps) >= 1.0);
     cluster.stop().await;
     Ok(())
 }

@@ -284,19 +284,10 @@ fn daemon_status(object: &At<'_>) -> Errors {
 
 #[cfg(test)]
 mod tests {
+    use super::super::workload::tests::defaulted;
     use super::*;
     use apimachinery::json;
     use apimachinery::strategy::WriteContext;
-
-    fn defaulted(rules: &Rules, patch: &Value) -> Value {
-        let mut object = json!({"metadata": {"name": "w"}, "spec": {"selector": {"matchLabels": {"a": "b"}},
-            "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}});
-        for (key, value) in patch.as_object().into_iter().flatten() {
-            object["spec"][key] = value.clone();
-        }
-        (rules.default)("v1", &mut object);
-        object
-    }
 
     #[test]
     fn both_have_upstreams_defaults() {

@@ -393,11 +393,11 @@ fn controller_revision(object: &At<'_>) -> Errors {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// A defaulted object of a kind, with its spec changed.
-    fn defaulted(rules: &Rules, patch: &Value) -> Value {
+    pub(in super::super) fn defaulted(rules: &Rules, patch: &Value) -> Value {
         let mut object = json!({"metadata": {"name": "w"}, "spec": {"selector": {"matchLabels": {"a": "b"}},
             "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}});
         for (key, value) in patch.as_object().into_iter().flatten() {

@@ -27,6 +27,7 @@ use storage::objects::{ObjectStore, WriteError};
 use watchcache::StoredText;
 
 use crate::extension::{SubresourceHandler, WriteHook};
+use crate::metrics::StorageMetrics;
 use caches::Caches;
 
 /// Key of a handler: group, resource, subresource.
@@ -45,6 +46,8 @@ pub(crate) struct Core {
     pub(crate) resources: Arc<Registry>,
     pub(crate) objects: ObjectStore,
     pub(crate) caches: Caches,
+    /// How the store does, to be registered with the process's metrics.
+    pub(crate) storage_metrics: StorageMetrics,
     pub(crate) extensions: OnceLock<Extensions>,
 }
 

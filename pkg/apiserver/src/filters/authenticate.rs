@@ -1,6 +1,7 @@
 //! Who asks. A request from inside the process carries its identity in an extension, which the network cannot set.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use apimachinery::status::Status;
 use auth::UserInfo;
@@ -10,6 +11,7 @@ use http::header;
 use http::request::Parts;
 
 use crate::context::Warnings;
+use crate::metrics::Authenticated;
 use crate::server::{InProcess, Server};
 
 pub(super) async fn authenticate(
@@ -22,7 +24,15 @@ pub(super) async fn authenticate(
     }
     let connection = parts.extensions.get::<Arc<ConnInfo>>().cloned();
     let certificates = connection.as_ref().map_or(&[][..], |c| &c.certificates);
-    let authenticated = match server.authenticator.authenticate(parts, certificates).await {
+    let began = Instant::now();
+    let found = server.authenticator.authenticate(parts, certificates).await;
+    let (outcome, name) = match &found {
+        Ok(Some(known)) => (Authenticated::Success, known.user.name.as_str()),
+        Ok(None) => (Authenticated::Failure, ""),
+        Err(_) => (Authenticated::Error, ""),
+    };
+    server.access.authenticated(outcome, name, began.elapsed());
+    let authenticated = match found {
         Ok(Some(authenticated)) => authenticated,
         Ok(None) => return Err(Status::unauthorized()),
         Err(error) => {
@@ -30,6 +40,9 @@ pub(super) async fn authenticate(
             return Err(Status::unauthorized());
         }
     };
+    if let Some(expires) = authenticated.certificate_expires {
+        server.access.certificate(expires);
+    }
     // nothing behind this filter may see the credential
     parts.headers.remove(header::AUTHORIZATION);
     warnings.extend(authenticated.warnings);

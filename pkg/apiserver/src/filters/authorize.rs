@@ -1,5 +1,7 @@
 //! May they.
 
+use std::time::Instant;
+
 use apimachinery::status::Status;
 use auth::authz::{Attributes, forbidden_status};
 
@@ -21,7 +23,9 @@ pub(super) async fn authorize(server: &Server, context: &RequestContext) -> Resu
         path: &info.path,
         field_selector: context.query.get("fieldSelector").unwrap_or(""),
     };
+    let began = Instant::now();
     let answer = server.authorizer.authorize(&attributes).await;
+    server.access.authorized(&answer, began.elapsed());
     if answer.allowed() {
         return Ok(());
     }

@@ -20,13 +20,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use apimachinery::status::{Reason, Status};
+use auth::UserInfo;
 use component::http::{Request, Response};
 use futures::FutureExt;
 use http::header::{self, HeaderName};
-use http::{HeaderValue, Method, Version};
+use http::{HeaderValue, Method, StatusCode, Version};
 use jiff::Timestamp;
 
 use crate::context::{RequestContext, Warnings};
+use crate::metrics::{Alike, is_counted};
 use crate::negotiate::{self, MediaType};
 use crate::query::Query;
 use crate::requestinfo::RequestInfo;
@@ -62,17 +64,23 @@ pub(crate) async fn run(server: Arc<Server>, request: Request) -> Response {
         user_agent: user_agent(&request),
         warnings: warnings.clone(),
     };
-    let alike = server.metrics.of(&server, &context, long_running);
+    let alike = server.metrics.of(&server, &context, &request, long_running);
     let _running = alike.running();
     let deadline = if long_running { None } else { Some(deadline(&context, server.limits.request_timeout)) };
-    let guarded = AssertUnwindSafe(inner(&server, context, request, long_running)).catch_unwind();
-    let outcome = match deadline {
-        None => guarded.await,
-        Some(Err(status)) => Ok(Err(status)),
-        Some(Ok(allowed)) => match tokio::time::timeout(allowed, guarded).await {
-            Ok(outcome) => outcome,
-            Err(_) => Ok(Err(Status::timeout("request did not complete within the allotted timeout", 0))),
-        },
+    let mut passage = Passage { counted: is_counted(&context), ..Passage::default() };
+    let outcome = {
+        let guarded = AssertUnwindSafe(inner(&server, context, request, &alike, &mut passage)).catch_unwind();
+        match deadline {
+            None => guarded.await,
+            Some(Err(status)) => Ok(Err(status)),
+            Some(Ok(allowed)) => match tokio::time::timeout(allowed, guarded).await {
+                Ok(outcome) => outcome,
+                Err(_) => {
+                    server.metrics.terminated(&alike, StatusCode::GATEWAY_TIMEOUT);
+                    Ok(Err(Status::timeout("request did not complete within the allotted timeout", 0)))
+                }
+            },
+        }
     };
     let mut response = match outcome {
         Ok(Ok(response)) => response,
@@ -104,21 +112,52 @@ pub(crate) async fn run(server: Arc<Server>, request: Request) -> Response {
         micros = started.elapsed().as_micros() as u64, audit_id = %audit_id, "request"
     );
     let response = if long_running { response } else { compress::compress(response, compression) };
-    let response = server.metrics.finished(&alike, response, started.elapsed());
+    let response = match passage {
+        Passage { counted: true, reached: Some(user), waited } => {
+            server.metrics.finished(&alike, &user.name, response, started.elapsed(), waited)
+        }
+        _ => response,
+    };
     if head_only { response.map(|_| component::http::empty()) } else { response }
+}
+
+/// How far a request came, as far as metrics want to know.
+#[derive(Default)]
+struct Passage {
+    /// Requests like it are counted.
+    counted: bool,
+    /// Whom a handler answers: whoever is not let in is not counted, as upstream counts behind its filters.
+    reached: Option<Arc<UserInfo>>,
+    /// How long it waited for its turn.
+    waited: Duration,
 }
 
 async fn inner(
     server: &Arc<Server>,
     mut context: RequestContext,
     request: Request,
-    long_running: bool,
+    alike: &Arc<Alike>,
+    passage: &mut Passage,
 ) -> Result<Response, Status> {
     let (mut parts, body) = request.into_parts();
     let user = authenticate::authenticate(server, &mut parts, &context.warnings).await?;
+    let began = Instant::now();
     context.user = impersonate::impersonate(server, &mut parts, user).await?;
-    let _permit = if long_running { None } else { Some(server.inflight.enter(&context, server).await?) };
+    server.access.impersonated(began.elapsed());
+    let _permit = if alike.long_running() {
+        None
+    } else {
+        let began = Instant::now();
+        let permit = server.inflight.enter(&context, server).await.inspect_err(|_| {
+            server.metrics.count(alike, StatusCode::TOO_MANY_REQUESTS);
+            server.metrics.terminated(alike, StatusCode::TOO_MANY_REQUESTS);
+        })?;
+        passage.waited = began.elapsed();
+        Some(permit)
+    };
     authorize::authorize(server, &context).await?;
+    passage.reached = Some(Arc::clone(&context.user));
+    parts.extensions.insert(Arc::clone(alike));
     crate::router::route(server, context, Request::from_parts(parts, body)).await
 }
 

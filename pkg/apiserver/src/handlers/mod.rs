@@ -30,6 +30,7 @@ use crate::context::RequestContext;
 use crate::core::create::Place;
 use crate::core::update::Written;
 use crate::core::{Core, Target};
+use crate::metrics::Alike;
 use crate::negotiate::{Format, MediaType, View};
 use crate::respond;
 use crate::server::Server;
@@ -53,7 +54,15 @@ impl Exchange {
         request: Request,
     ) -> Result<Self, Status> {
         let (parts, body) = request.into_parts();
-        let body = if context.info.is_read_only() { Bytes::new() } else { body::read(body).await? };
+        let body = if context.info.is_read_only() {
+            Bytes::new()
+        } else {
+            let body = body::read(body).await?;
+            if let Some(alike) = parts.extensions.get::<Arc<Alike>>() {
+                alike.read_body(body.len());
+            }
+            body
+        };
         Ok(Self { server, context, target, parts, body })
     }
 

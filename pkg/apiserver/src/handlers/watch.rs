@@ -16,7 +16,6 @@ use http::{HeaderValue, header};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use hyper::upgrade::OnUpgrade;
-use prometheus_client::metrics::counter::Counter;
 use rand::Rng;
 use storage::Revision;
 use watchcache::{
@@ -27,6 +26,7 @@ use super::{Exchange, select, table, websocket};
 use crate::context::RequestContext;
 use crate::core::Target;
 use crate::core::encode::{Encoder, write_partial};
+use crate::metrics::WatchMetrics;
 use crate::negotiate::{self, Format, MediaType, View};
 use crate::options::{self, ReadOptions};
 
@@ -44,8 +44,8 @@ pub(crate) async fn handle(exchange: Exchange) -> Result<Response, Status> {
     let options = options::read(&exchange.context.query, true)?;
     let watcher = begin(&exchange, &options).await?;
     let encoder = EventEncoder::new(exchange.target.clone(), exchange.context.clone(), media);
-    let events = exchange.server.metrics.watch_events(&exchange.context);
-    let outgoing = Outgoing { watcher, encoder, events, ready: VecDeque::new(), ended: false };
+    let metrics = exchange.server.watches.of(&exchange.context);
+    let outgoing = Outgoing { watcher, encoder, metrics, ready: VecDeque::new(), ended: false };
     if websocket::is_wanted(&exchange.parts.headers) {
         let mut exchange = exchange;
         let upgrade = exchange.parts.extensions.remove::<OnUpgrade>();
@@ -138,7 +138,7 @@ struct Outgoing {
     /// The watch, or why there is none: then that is all that is sent.
     watcher: Result<Watcher, watchcache::Error>,
     encoder: EventEncoder,
-    events: Counter,
+    metrics: WatchMetrics,
     /// Frames made and not yet handed out.
     ready: VecDeque<Bytes>,
     ended: bool,
@@ -161,13 +161,11 @@ impl Outgoing {
                 self.ended = true;
                 return Poll::Ready(None);
             };
-            if let Ok(items) = &batch {
-                self.events.inc_by(items.len() as u64);
-            }
             if let Ok([WatchItem::Event { kind, object, event }]) = batch.as_deref()
                 && let Some(Ok(frame)) = self.encoder.shared(*kind, object, event)
             {
                 // the usual case: what is sent is what all watchers share
+                self.metrics.sends(frame.len());
                 return Poll::Ready(Some(frame));
             }
             if let Err(status) = batch.map_err(Status::from).and_then(|items| self.fill(&items)) {
@@ -188,6 +186,7 @@ impl Outgoing {
                 && let Some(frame) = self.encoder.shared(*kind, object, event)
             {
                 let frame = frame?;
+                self.metrics.sends(frame.len());
                 if frame.len() < ALONE {
                     together.put_slice(&frame);
                     return Ok(());
@@ -198,7 +197,13 @@ impl Outgoing {
                 self.ready.push_back(frame);
                 return Ok(());
             }
-            self.encoder.write(item, &mut together)
+            let before = together.len();
+            self.encoder.write(item, &mut together)?;
+            self.metrics.sends(together.len() - before);
+            if let WatchItem::Bookmark { initial_events_end: true, .. } = item {
+                self.metrics.sent_initial_objects();
+            }
+            Ok(())
         });
         if !together.is_empty() {
             self.ready.push_back(together.freeze());

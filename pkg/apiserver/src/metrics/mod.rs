@@ -4,24 +4,35 @@
 //! together. Only what is served has labels of its own; whatever else clients ask for counts as one, so that made-up names
 //! cannot fill the memory.
 
+mod access;
+mod labels;
 mod sizes;
+mod storage;
 mod stored;
+mod watches;
 
+pub(crate) use access::{AccessMetrics, Authenticated};
+pub(crate) use storage::{Measured, StorageMetrics};
 pub(crate) use stored::{StorageSize, register_caches};
+pub(crate) use watches::{WatchMetrics, WatchesMetrics};
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use component::http::Response;
+use auth::user::APISERVER_USER;
+use component::http::{Request, Response};
 use component::metrics::Metrics;
 use http::StatusCode;
-use indexmap::{Equivalent, IndexMap};
+use indexmap::IndexMap;
+use labels::{
+    BodyLabels, DeprecatedLabels, DurationLabels, Key, KindLabels, Labels, SelfLabels, TerminationLabels,
+    TotalLabels, counted_path,
+};
 use parking_lot::{Mutex, RwLock};
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::histogram::{Histogram, linear_buckets};
 
 use crate::context::RequestContext;
 use crate::server::Server;
@@ -31,156 +42,12 @@ const DURATIONS: [f64; 23] = [
     0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0,
     20.0, 30.0, 45.0, 60.0,
 ];
+/// The same of durations that objectives are set for: those begin later.
+const OBJECTIVES: &[f64] = DURATIONS.split_at(2).1;
 /// Upper bounds of the sizes of answers in bytes: upstream's.
 const SIZES: [f64; 7] = [1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9];
-
-/// The component that all requests are counted for.
-const COMPONENT: &str = "apiserver";
-
-/// What requests count as; texts are owned or borrowed.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-struct Key<T> {
-    verb: &'static str,
-    scope: &'static str,
-    dry_run: &'static str,
-    long_running: bool,
-    group: T,
-    version: T,
-    resource: T,
-    subresource: T,
-}
-
-impl Equivalent<Key<String>> for Key<&str> {
-    fn equivalent(&self, other: &Key<String>) -> bool {
-        *self
-            == Key {
-                verb: other.verb,
-                scope: other.scope,
-                dry_run: other.dry_run,
-                long_running: other.long_running,
-                group: &other.group,
-                version: &other.version,
-                resource: &other.resource,
-                subresource: &other.subresource,
-            }
-    }
-}
-
-impl<'c> Key<&'c str> {
-    fn of(context: &'c RequestContext, long_running: bool) -> Self {
-        let info = &*context.info;
-        Self {
-            verb: verb(info.verb, info.is_resource, long_running),
-            scope: info.scope(),
-            dry_run: if context.query.get("dryRun") == Some("All") { "All" } else { "" },
-            long_running,
-            group: &info.group,
-            version: &info.version,
-            resource: &info.resource,
-            subresource: &info.subresource,
-        }
-    }
-
-    /// What a request for nothing that is served counts as.
-    fn unknown(&self) -> Self {
-        Self { group: "", version: "", resource: "", subresource: "", ..self.clone() }
-    }
-
-    fn to_owned(&self) -> Key<String> {
-        Key {
-            verb: self.verb,
-            scope: self.scope,
-            dry_run: self.dry_run,
-            long_running: self.long_running,
-            group: self.group.to_owned(),
-            version: self.version.to_owned(),
-            resource: self.resource.to_owned(),
-            subresource: self.subresource.to_owned(),
-        }
-    }
-}
-
-/// A verb as upstream's metrics name it.
-fn verb(verb: &str, is_resource: bool, long_running: bool) -> &'static str {
-    match verb {
-        "create" if is_resource => "POST",
-        "update" if is_resource => "PUT",
-        "get" if is_resource && long_running => "CONNECT",
-        "get" => "GET",
-        "list" => "LIST",
-        "watch" => "WATCH",
-        "delete" => "DELETE",
-        "deletecollection" => "DELETECOLLECTION",
-        "patch" => "PATCH",
-        "post" => "POST",
-        "put" => "PUT",
-        "head" => "HEAD",
-        "options" => "OPTIONS",
-        "connect" => "CONNECT",
-        _ => "other",
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Labels {
-    verb: &'static str,
-    group: String,
-    version: String,
-    resource: String,
-    subresource: String,
-    scope: &'static str,
-    component: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct DurationLabels {
-    #[prometheus(flatten)]
-    labels: Labels,
-    dry_run: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct TotalLabels {
-    #[prometheus(flatten)]
-    labels: DurationLabels,
-    code: u16,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct KindLabels {
-    request_kind: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct WatchLabels {
-    group: String,
-    version: String,
-    resource: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct DeprecatedLabels {
-    group: String,
-    version: String,
-    resource: String,
-    subresource: String,
-    removed_release: String,
-}
-
-impl Key<String> {
-    fn labels(&self) -> Labels {
-        let Self { verb, scope, group, version, resource, subresource, .. } = self.clone();
-        Labels { verb, group, version, resource, subresource, scope, component: COMPONENT }
-    }
-
-    fn duration_labels(&self) -> DurationLabels {
-        DurationLabels { labels: self.labels(), dry_run: self.dry_run }
-    }
-
-    fn total_labels(&self, code: u16) -> TotalLabels {
-        TotalLabels { labels: self.duration_labels(), code }
-    }
-}
+/// Upper bounds of the sizes of bodies in bytes: upstream's, 50 KB to 3.05 MB.
+const BODIES: (f64, f64, u16) = (50_000.0, 100_000.0, 31);
 
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 
@@ -189,10 +56,13 @@ type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 pub(crate) struct RequestMetrics {
     total: Family<TotalLabels, Counter>,
     duration: Histograms<DurationLabels>,
+    objectives: Histograms<Labels>,
     sizes: Histograms<Labels>,
+    bodies: Histograms<BodyLabels>,
+    terminations: Family<TerminationLabels, Counter>,
+    own: Family<SelfLabels, Counter>,
     inflight: Family<KindLabels, Gauge>,
     longrunning: Family<Labels, Gauge>,
-    watch_events: Family<WatchLabels, Counter>,
     deprecated: Family<DeprecatedLabels, Gauge>,
     alike: RwLock<IndexMap<Key<String>, Arc<Alike>>>,
 }
@@ -202,8 +72,12 @@ pub(crate) struct RequestMetrics {
 pub(crate) struct Alike {
     key: Key<String>,
     duration: Histogram,
+    /// Neither of watches nor of dry runs.
+    objectives: Option<Histogram>,
     /// Of reads only.
     sizes: Option<Histogram>,
+    /// Of writes only.
+    bodies: Option<Histogram>,
     running: Gauge,
     /// Requests answered, by code.
     total: Mutex<Vec<(u16, Counter)>>,
@@ -215,10 +89,16 @@ impl RequestMetrics {
         let made = Self {
             total: Family::default(),
             duration: Family::new_with_constructor(|| Histogram::new(DURATIONS)),
+            objectives: Family::new_with_constructor(|| Histogram::new(OBJECTIVES.iter().copied())),
             sizes: Family::new_with_constructor(|| Histogram::new(SIZES)),
+            bodies: Family::new_with_constructor(|| {
+                let (start, step, count) = BODIES;
+                Histogram::new(linear_buckets(start, step, count))
+            }),
+            terminations: Family::default(),
+            own: Family::default(),
             inflight: Family::default(),
             longrunning: Family::default(),
-            watch_events: Family::default(),
             deprecated: Family::default(),
             alike: RwLock::default(),
         };
@@ -233,6 +113,22 @@ impl RequestMetrics {
                 "Seconds from a request to its answer",
                 made.duration.clone(),
             );
+            registry.register(
+                "apiserver_request_sli_duration_seconds",
+                "Seconds from a request to its answer, but for the time it waited for its turn; neither watches nor dry runs",
+                made.objectives.clone(),
+            );
+            registry.register(
+                "apiserver_request_body_size_bytes",
+                "Bytes of the bodies of writes",
+                made.bodies.clone(),
+            );
+            registry.register(
+                "apiserver_request_terminations",
+                "Requests the server gave up, as they took too long or were too many",
+                made.terminations.clone(),
+            );
+            registry.register("apiserver_selfrequest", "Requests of the server to itself", made.own.clone());
             registry.register(
                 "apiserver_response_sizes",
                 "Bytes of the answers to reads, compressed where they were",
@@ -249,11 +145,6 @@ impl RequestMetrics {
                 made.longrunning.clone(),
             );
             registry.register(
-                "apiserver_watch_events",
-                "Changes sent to watchers",
-                made.watch_events.clone(),
-            );
-            registry.register(
                 "apiserver_requested_deprecated_apis",
                 "Deprecated APIs that somebody has asked for",
                 made.deprecated.clone(),
@@ -263,8 +154,14 @@ impl RequestMetrics {
     }
 
     /// The metrics of a request.
-    pub(crate) fn of(&self, server: &Server, context: &RequestContext, long_running: bool) -> Arc<Alike> {
-        let asked = Key::of(context, long_running);
+    pub(crate) fn of(
+        &self,
+        server: &Server,
+        context: &RequestContext,
+        request: &Request,
+        long_running: bool,
+    ) -> Arc<Alike> {
+        let asked = Key::of(context, request, long_running);
         if let Some(known) = self.alike.read().get(&asked) {
             return Arc::clone(known);
         }
@@ -274,25 +171,51 @@ impl RequestMetrics {
 
     fn made(&self, key: Key<String>) -> Alike {
         let is_read = matches!(key.verb, "GET" | "LIST");
+        let has_objective = key.dry_run.is_empty() && key.verb != "WATCH";
+        let body_verb = match key.verb {
+            "POST" => Some("create"),
+            "PUT" => Some("update"),
+            "PATCH" | "APPLY" => Some("patch"),
+            "DELETE" if key.scope == "resource" => Some("delete"),
+            "DELETE" => Some("delete_collection"),
+            _ => None,
+        };
         let running = if key.long_running {
             self.longrunning.get_or_create(&key.labels()).clone()
         } else {
-            let read_only = is_read || matches!(key.verb, "WATCH" | "HEAD");
-            let request_kind = if read_only { "readOnly" } else { "mutating" };
+            let request_kind = if is_read { "readOnly" } else { "mutating" };
             self.inflight.get_or_create(&KindLabels { request_kind }).clone()
         };
         Alike {
             duration: self.duration.get_or_create(&key.duration_labels()).clone(),
+            objectives: has_objective.then(|| self.objectives.get_or_create(&key.labels()).clone()),
             sizes: is_read.then(|| self.sizes.get_or_create(&key.labels()).clone()),
+            bodies: body_verb.map(|verb| {
+                let labels = BodyLabels { group: key.group.clone(), resource: key.resource.clone(), verb };
+                self.bodies.get_or_create(&labels).clone()
+            }),
             running,
             total: Mutex::default(),
             key,
         }
     }
 
-    /// Counts a finished request; answers what is to be sent.
-    pub(crate) fn finished(&self, alike: &Alike, response: Response, took: Duration) -> Response {
+    /// Counts a finished request, of which it `waited` for its turn; answers what is to be sent.
+    pub(crate) fn finished(
+        &self,
+        alike: &Alike,
+        user: &str,
+        response: Response,
+        took: Duration,
+        waited: Duration,
+    ) -> Response {
         alike.duration.observe(took.as_secs_f64());
+        if let Some(objectives) = &alike.objectives {
+            objectives.observe(took.saturating_sub(waited).as_secs_f64());
+        }
+        if user == APISERVER_USER {
+            self.own.get_or_create(&alike.key.self_labels()).inc();
+        }
         self.count(alike, response.status());
         match &alike.sizes {
             Some(sizes) => sizes::observed(response, sizes),
@@ -300,7 +223,13 @@ impl RequestMetrics {
         }
     }
 
-    fn count(&self, alike: &Alike, code: StatusCode) {
+    /// Counts a request that was given up.
+    pub(crate) fn terminated(&self, alike: &Alike, code: StatusCode) {
+        self.terminations.get_or_create(&alike.key.termination_labels(code.as_u16())).inc();
+    }
+
+    /// Counts a request by its code alone.
+    pub(crate) fn count(&self, alike: &Alike, code: StatusCode) {
         let code = code.as_u16();
         let mut total = alike.total.lock();
         if let Some((_, counter)) = total.iter().find(|(counted, _)| *counted == code) {
@@ -310,17 +239,6 @@ impl RequestMetrics {
         let counter = self.total.get_or_create(&alike.key.total_labels(code)).clone();
         counter.inc();
         total.push((code, counter));
-    }
-
-    /// The counter of a watch's events.
-    pub(crate) fn watch_events(&self, context: &RequestContext) -> Counter {
-        let info = &context.info;
-        let labels = WatchLabels {
-            group: info.group.clone(),
-            version: info.version.clone(),
-            resource: info.resource.clone(),
-        };
-        self.watch_events.get_or_create(&labels).clone()
     }
 
     /// Notes that a deprecated version was asked for. `removed` is the release (`1.37`) without it, empty when none is set.
@@ -343,6 +261,23 @@ impl Alike {
         self.running.inc();
         Running(self.running.clone())
     }
+
+    /// Whether they are watches or connections.
+    pub(crate) fn long_running(&self) -> bool {
+        self.key.long_running
+    }
+
+    /// Notes the size of a body that was read.
+    pub(crate) fn read_body(&self, bytes: usize) {
+        if let Some(bodies) = &self.bodies {
+            bodies.observe(bytes as f64);
+        }
+    }
+}
+
+/// Whether requests of a kind are counted when they have been answered.
+pub(crate) fn is_counted(context: &RequestContext) -> bool {
+    context.info.is_resource || counted_path(&context.info).is_some()
 }
 
 /// Whether there is what a request is about, as far as its labels tell.

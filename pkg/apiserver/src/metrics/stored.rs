@@ -7,6 +7,7 @@ use component::metrics::Metrics;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use watchcache::Stats;
@@ -30,6 +31,46 @@ const BY_RESOURCE: [Size; 3] = [
     ("apiserver_registered_watchers", "Watchers of a resource", |s| s.watchers as i64),
 ];
 
+/// By group and resource.
+const GAUGES: [Size; 4] = [
+    ("apiserver_resource_objects", "Objects in the store, by group and resource", |s| s.objects as i64),
+    (
+        "apiserver_resource_size_estimate_bytes",
+        "Bytes of JSON of the objects in the store, by group and resource",
+        |s| s.bytes as i64,
+    ),
+    ("apiserver_watch_cache_resource_version", "Revision that a watch cache has come to", |s| {
+        // as upstream, so that scrapers can keep it in a float
+        s.revision.0 % 1_000_000_000_000_000
+    }),
+    ("watch_cache_capacity", "Changes that a watch cache holds", |s| s.ring_events as i64),
+];
+
+/// A counter of caches: name, help, and how it is read.
+type Done = (&'static str, &'static str, fn(&Stats) -> u64);
+
+/// By group and resource.
+const COUNTERS: [Done; 6] = [
+    ("apiserver_init_events", "Objects sent to watches as they began", |s| s.initial_events),
+    ("apiserver_storage_events_received", "Changes that the store told of", |s| s.events),
+    ("apiserver_storage_decode_errors", "Stored values that cannot be decoded", |s| s.undecodable),
+    ("apiserver_watch_cache_events_received", "Changes that a watch cache took in", |s| s.events),
+    ("apiserver_watch_cache_events_dispatched", "Changes that a watch cache showed its watches", |s| {
+        s.events
+    }),
+    ("apiserver_watch_cache_initializations", "Times that a watch cache began from a list", |s| s.starts),
+];
+
+/// By group, resource and index: name, help, and which of [`Stats::lists`].
+const LISTS: [(&str, &str, usize); 2] = [
+    ("apiserver_cache_list", "Lists answered by a watch cache", 0),
+    ("apiserver_cache_list_fetched_objects", "Objects that lists looked at", 1),
+];
+
+fn labels(resource: &GroupResource) -> [(&'static str, &str); 2] {
+    [("group", &resource.group), ("resource", &resource.resource)]
+}
+
 /// Sizes of the watch caches.
 struct CacheSizes(ResourceStore);
 
@@ -49,11 +90,34 @@ impl Collector for CacheSizes {
                 ConstGauge::new(value(stats)).encode(metric.encode_family(&labels)?)?;
             }
         }
-        let (name, help) = ("apiserver_resource_objects", "Objects in the store, by group and resource");
-        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        for (GroupResource { group, resource }, stats) in &stats {
-            let labels = [("group", group.as_str()), ("resource", resource.as_str())];
-            ConstGauge::new(stats.objects as i64).encode(metric.encode_family(&labels)?)?;
+        for (name, help, value) in GAUGES {
+            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for (resource, stats) in &stats {
+                ConstGauge::new(value(stats)).encode(metric.encode_family(&labels(resource))?)?;
+            }
+        }
+        for (name, help, value) in COUNTERS {
+            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for (resource, stats) in &stats {
+                ConstCounter::new(value(stats)).encode(metric.encode_family(&labels(resource))?)?;
+            }
+        }
+        for (name, help, value) in LISTS {
+            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for (resource, stats) in &stats {
+                let [group, resource] = labels(resource);
+                // all that is looked at is counted as without an index, though some lists use one
+                ConstCounter::new(stats.lists[value]).encode(metric.encode_family(&[
+                    group,
+                    resource,
+                    ("index", ""),
+                ])?)?;
+            }
+        }
+        let (name, help) = ("apiserver_cache_list_returned_objects", "Objects that lists answered");
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (resource, stats) in &stats {
+            ConstCounter::new(stats.lists[2]).encode(metric.encode_family(&labels(resource))?)?;
         }
         Ok(())
     }

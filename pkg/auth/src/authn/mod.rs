@@ -12,6 +12,7 @@ pub mod x509;
 
 use async_trait::async_trait;
 use http::request::Parts;
+use jiff::Timestamp;
 use rustls_pki_types::CertificateDer;
 
 use crate::user::UserInfo;
@@ -25,6 +26,8 @@ pub struct Authenticated {
     pub audiences: Vec<String>,
     /// Texts for `Warning` headers.
     pub warnings: Vec<String>,
+    /// When the client's certificate ends, where that is the credential.
+    pub certificate_expires: Option<Timestamp>,
 }
 
 /// Why a credential was refused. Clients only see `401 Unauthorized`; the text is for logs and TokenReview.

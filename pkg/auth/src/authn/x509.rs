@@ -67,6 +67,7 @@ pub(super) struct Subject {
     pub(super) common_name: String,
     pub(super) organizations: Vec<String>,
     pub(super) uid: Option<String>,
+    pub(super) not_after: Option<Timestamp>,
 }
 
 /// Reads the subject of a certificate.
@@ -82,8 +83,9 @@ pub(super) fn subject(leaf: &CertificateDer<'_>) -> Result<Subject, AuthError> {
         .filter(|a| a.attr_type().to_id_string() == UID_OID)
         .map(|a| a.as_str().map(str::to_owned).map_err(|e| bad(&e)))
         .collect::<Result<_, _>>()?;
+    let not_after = Timestamp::from_second(certificate.validity().not_after.timestamp()).ok();
     match uids.len() {
-        0 | 1 => Ok(Subject { common_name, organizations, uid: uids.into_iter().next() }),
+        0 | 1 => Ok(Subject { common_name, organizations, uid: uids.into_iter().next(), not_after }),
         _ => Err(AuthError::Certificate("unable to parse user UID: several UID attributes".into())),
     }
 }
@@ -91,7 +93,7 @@ pub(super) fn subject(leaf: &CertificateDer<'_>) -> Result<Subject, AuthError> {
 /// Authenticates by client certificate.
 pub struct X509Authenticator {
     verifier: CertificateVerifier,
-    users: TtlCache<Option<UserInfo>>,
+    users: TtlCache<Option<Authenticated>>,
 }
 
 impl X509Authenticator {
@@ -101,26 +103,31 @@ impl X509Authenticator {
     }
 
     /// The user a chain names as of a time; `None` without a common name.
-    pub fn user(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> Result<Option<UserInfo>, AuthError> {
+    pub fn user(
+        &self,
+        chain: &[CertificateDer<'_>],
+        now: Timestamp,
+    ) -> Result<Option<Authenticated>, AuthError> {
         let fingerprint = self.verifier.verify(chain, now)?;
-        if let Some(user) = self.users.get(&fingerprint, now.as_second()) {
-            return Ok(user);
+        if let Some(known) = self.users.get(&fingerprint, now.as_second()) {
+            return Ok(known);
         }
         let subject = subject(&chain[0])?;
-        let user = (!subject.common_name.is_empty()).then(|| {
+        let known = (!subject.common_name.is_empty()).then(|| {
             let mut id = String::from("X509SHA256=");
             for byte in fingerprint {
                 let _ = write!(id, "{byte:02x}");
             }
-            UserInfo {
+            let user = UserInfo {
                 name: subject.common_name,
                 uid: subject.uid.unwrap_or_default(),
                 groups: subject.organizations,
                 extra: [(CREDENTIAL_ID.to_owned(), vec![id])].into(),
-            }
+            };
+            Authenticated { user, certificate_expires: subject.not_after, ..Authenticated::default() }
         });
-        self.users.put(fingerprint, user.clone(), now.as_second() + CACHE_SECONDS);
-        Ok(user)
+        self.users.put(fingerprint, known.clone(), now.as_second() + CACHE_SECONDS);
+        Ok(known)
     }
 }
 
@@ -134,8 +141,7 @@ impl Authenticator for X509Authenticator {
         if peer_certificates.is_empty() {
             return Ok(None);
         }
-        let user = self.user(peer_certificates, Timestamp::now())?;
-        Ok(user.map(|user| Authenticated { user, ..Authenticated::default() }))
+        self.user(peer_certificates, Timestamp::now())
     }
 }
 
@@ -175,10 +181,12 @@ mod tests {
         let authenticator = X509Authenticator::new(std::slice::from_ref(&ours.1)).expect("roots");
         let good = client(&ours, "ann", "dev");
         let at = |text: &str| text.parse::<Timestamp>().expect("time");
-        let user = authenticator
+        let known = authenticator
             .user(std::slice::from_ref(&good), at("2026-06-01T00:00:00Z"))
             .expect("valid")
             .expect("named");
+        assert_eq!(known.certificate_expires, Some(at("2027-01-01T00:00:00Z")));
+        let user = known.user;
         assert_eq!((user.name.as_str(), user.groups.as_slice()), ("ann", &["dev".to_owned()][..]));
         assert!(user.extra[CREDENTIAL_ID][0].starts_with("X509SHA256="));
         // a remembered certificate ends all the same

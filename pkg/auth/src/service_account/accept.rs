@@ -141,7 +141,7 @@ impl ServiceAccountTokens {
         let kubernetes =
             claims.kubernetes.as_ref().ok_or_else(|| refused("token has no kubernetes.io claims"))?;
         let user = self.user(claims, kubernetes, now).await?;
-        Ok(Some(Authenticated { user, audiences: matching, warnings: Vec::new() }))
+        Ok(Some(Authenticated { user, audiences: matching, ..Authenticated::default() }))
     }
 
     async fn user(
@@ -274,7 +274,7 @@ impl TokenAuthenticator for LegacyTokens {
         let account = ObjectRef { name: name.clone(), uid: claims.legacy_uid.clone() };
         self.lookup.service_account(namespace, &account, now).await?;
         user.uid.clone_from(&claims.legacy_uid);
-        Ok(Some(Authenticated { user, audiences: matching, warnings: Vec::new() }))
+        Ok(Some(Authenticated { user, audiences: matching, ..Authenticated::default() }))
     }
 }
 

@@ -3,30 +3,25 @@
 //!
 //! Behaviour after upstream's `pkg/controller/endpointslicemirroring`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use client::Store;
 use client::events::{EventRecorder, EventType, reference};
-use client::rest::Rest;
 use client::workqueue::{Limits, WorkQueue};
-use client::{Event, Store, is_namespace_terminating, is_not_found};
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointSubset, Endpoints, Service};
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort};
 use kube::ResourceExt;
-use serde_json::json;
 
+use super::managed::Managed;
 use super::reconcile::{Frame, Ports, reconcile};
 use super::service_selector;
-use crate::context::{Context, Key, Next, Reconcile, SyncError, SyncResult};
-use crate::expectations::Written;
+use crate::context::{Context, Key, Next, Reconcile, SyncResult};
 use crate::owner::controller_reference;
-use crate::pods::generate_name;
-use crate::resources::{ENDPOINT_SLICES, ENDPOINTS};
+use crate::resources::ENDPOINTS;
 
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
-const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "endpointslicemirroring-controller.k8s.io";
 /// Endpoints with this label are left alone.
 const SKIP: &str = "endpointslice.kubernetes.io/skip-mirror";
@@ -34,23 +29,12 @@ const SKIP: &str = "endpointslice.kubernetes.io/skip-mirror";
 const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
 /// Addresses mirrored of one subset (`--mirroring-max-endpoints-per-subset`).
 const MAX_PER_SUBSET: usize = 1000;
-const BY_SERVICE: &str = "mirrored-service";
 
 struct Controller {
     endpoints: Store<Endpoints>,
     services: Store<Service>,
-    slices: Store<EndpointSlice>,
-    written: Arc<Written>,
-    rest: Rest,
+    slices: Managed,
     recorder: EventRecorder,
-}
-
-fn service_of(slice: &EndpointSlice) -> Option<Key> {
-    let labels = slice.metadata.labels.as_ref()?;
-    if labels.get(MANAGED_BY).map(String::as_str) != Some(MANAGER) {
-        return None;
-    }
-    Some(Key::new(slice.namespace().unwrap_or_default(), labels.get(SERVICE_NAME)?.clone()))
 }
 
 /// Starts the controller.
@@ -59,28 +43,15 @@ pub(crate) fn start(context: &Context) {
     let queue = WorkQueue::with_limits("endpoint_slice_mirroring", limits);
     let endpoints = context.informer::<Endpoints>();
     let services = context.informer::<Service>();
-    let slices = context.informer::<EndpointSlice>();
-    slices.add_index(BY_SERVICE, |slice| service_of(slice).map(|key| key.to_string()).into_iter().collect());
+    let slices = Managed::follow(context, MANAGER, &queue, context.rest("endpointslicemirroring-controller"));
     let adds = queue.clone();
     endpoints.on_event(move |event| adds.add(Key::of(&**event.object())));
     let adds = queue.clone();
     services.on_event(move |event| adds.add(Key::of(&**event.object())));
-    let written = Arc::new(Written::default());
-    let (adds, notes) = (queue.clone(), written.clone());
-    slices.on_event(move |event| {
-        if let Event::Deleted(slice) = &event {
-            notes.forget(&Key::of(&**slice));
-        }
-        if let Some(service) = service_of(event.object()) {
-            adds.add(service);
-        }
-    });
     let controller = Controller {
         endpoints: endpoints.store(),
         services: services.store(),
-        slices: slices.store(),
-        written,
-        rest: context.rest("endpointslicemirroring-controller"),
+        slices,
         recorder: context.recorder("endpoint-slice-mirroring-controller"),
     };
     context.work(
@@ -146,34 +117,18 @@ fn mirrored(endpoints: &Endpoints) -> (ByFamily, usize) {
     (wanted, skipped)
 }
 
-/// The labels of a mirror: those of the Endpoints, and whose it is.
-fn labels(endpoints: &Endpoints) -> BTreeMap<String, String> {
-    let mut labels = endpoints.labels().clone();
-    labels.insert(SERVICE_NAME.into(), endpoints.name_any());
-    labels.insert(MANAGED_BY.into(), MANAGER.into());
-    labels
-}
-
 impl Controller {
     async fn sync(&self, key: &Key) -> SyncResult {
-        let held: Vec<Arc<EndpointSlice>> = self
-            .slices
-            .by_index(BY_SERVICE, &key.to_string())
-            .into_iter()
-            .filter(|slice| slice.metadata.deletion_timestamp.is_none())
-            .collect();
+        let held = self.slices.of(key);
         let endpoints = self.endpoints.get(&key.namespace, &key.name);
         let service = self.services.get(&key.namespace, &key.name);
         let Some(endpoints) = endpoints.filter(|endpoints| is_mirrored(endpoints, service.as_deref())) else {
             for slice in &held {
-                self.delete(slice).await?;
+                self.slices.delete(slice).await?;
             }
             return Ok(Next::OnChange);
         };
-        let behind = |slice: &Arc<EndpointSlice>| {
-            self.written.is_stale(&Key::of(&**slice), slice.metadata.resource_version.as_deref())
-        };
-        if held.iter().any(behind) {
+        if self.slices.is_behind(&held) {
             return Ok(Next::OnChange);
         }
         let (mut wanted, skipped) = mirrored(&endpoints);
@@ -186,39 +141,17 @@ impl Controller {
             let wanted = wanted.remove(family).unwrap_or_default();
             if wanted.is_empty() {
                 for slice in &mine {
-                    self.delete(slice).await?;
+                    self.slices.delete(slice).await?;
                 }
                 continue;
             }
-            let frame = Frame { address_type: family, labels: labels(&endpoints) };
-            let changes = reconcile(&frame, &mine, wanted);
-            for mut slice in changes.create {
-                slice.metadata.generate_name = Some(generate_name(&endpoints.name_any()));
-                slice.metadata.namespace = Some(key.namespace.clone());
-                slice.metadata.owner_references =
-                    Some(vec![controller_reference(&ENDPOINTS, &endpoints.metadata)]);
-                match self.rest.create(&ENDPOINT_SLICES, &key.namespace, &slice).await {
-                    Err(error) if is_namespace_terminating(&error) => return Ok(Next::OnChange),
-                    done => done?,
-                };
-            }
-            for slice in changes.update {
-                let answer = self.rest.update(&ENDPOINT_SLICES, "", &slice).await?;
-                self.written.note(&Key::of(&slice), &answer);
-            }
-            for slice in changes.delete {
-                self.delete(&slice).await?;
-            }
+            let mut labels = endpoints.labels().clone();
+            self.slices.label(&mut labels, endpoints.name_any());
+            let changes = reconcile(&Frame { address_type: family, labels }, &mine, wanted);
+            let owner = controller_reference(&ENDPOINTS, &endpoints.metadata);
+            self.slices.write(&key.namespace, &owner, changes).await?;
         }
         Ok(Next::OnChange)
-    }
-
-    async fn delete(&self, slice: &EndpointSlice) -> Result<(), SyncError> {
-        let namespace = slice.namespace().unwrap_or_default();
-        match self.rest.delete(&ENDPOINT_SLICES, &namespace, &slice.name_any(), &json!({})).await {
-            Err(error) if !is_not_found(&error) => Err(error.into()),
-            _ => Ok(()),
-        }
     }
 }
 
@@ -230,6 +163,8 @@ impl Reconcile for Controller {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]

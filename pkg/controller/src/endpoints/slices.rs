@@ -5,9 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use client::events::{EventRecorder, EventType, reference};
-use client::rest::Rest;
 use client::workqueue::{Limits, WorkQueue};
-use client::{Event, Store, is_namespace_terminating, is_not_found};
+use client::{Event, Store};
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod, Service, ServicePort};
@@ -15,42 +14,27 @@ use k8s_openapi::api::discovery::v1::{
     Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone,
 };
 use kube::ResourceExt;
-use serde_json::json;
 
+use super::managed::Managed;
 use super::reconcile::{Changes, Frame, Ports, reconcile};
 use super::{
     HEADLESS, TRIGGER_TIME, follow_pods, host_name, is_headless, matches, may_be_endpoint, pod_addresses,
     publishes_not_ready, service_selector, target_port,
 };
 use crate::context::{Context, Key, Next, Reconcile, SyncError, SyncResult};
-use crate::expectations::Written;
 use crate::owner::controller_reference;
 use crate::pods;
-use crate::resources::{ENDPOINT_SLICES, SERVICES};
+use crate::resources::SERVICES;
 
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
-const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
 const ZONE: &str = "topology.kubernetes.io/zone";
-const BY_SERVICE: &str = "service";
 
 struct Controller {
     services: Store<Service>,
     pods: Store<Pod>,
     nodes: Store<Node>,
-    slices: Store<EndpointSlice>,
-    written: Arc<Written>,
-    rest: Rest,
+    slices: Managed,
     recorder: EventRecorder,
-}
-
-/// `NAMESPACE/SERVICE` of a slice this controller manages.
-fn service_of(slice: &EndpointSlice) -> Option<Key> {
-    let labels = slice.metadata.labels.as_ref()?;
-    if labels.get(MANAGED_BY).map(String::as_str) != Some(MANAGER) {
-        return None;
-    }
-    Some(Key::new(slice.namespace().unwrap_or_default(), labels.get(SERVICE_NAME)?.clone()))
 }
 
 /// Starts the controller.
@@ -61,27 +45,11 @@ pub(crate) fn start(context: &Context) {
     let services = context.informer::<Service>();
     let pods = context.informer::<Pod>();
     let nodes = context.informer::<Node>();
-    let slices = context.informer::<EndpointSlice>();
-    slices.add_index(BY_SERVICE, |slice| service_of(slice).map(|key| key.to_string()).into_iter().collect());
+    let slices = Managed::follow(context, MANAGER, &queue, context.rest("endpointslice-controller"));
 
     let adds = queue.clone();
     services.on_event(move |event| adds.add(Key::of(&**event.object())));
     follow_pods(&pods, services.store(), queue.clone());
-    let written = Arc::new(Written::default());
-    let (adds, notes) = (queue.clone(), written.clone());
-    slices.on_event(move |event| {
-        if let Event::Deleted(slice) = &event {
-            notes.forget(&Key::of(&**slice));
-        }
-        // one's own writes come back too; looking at them again costs a comparison and repairs what others changed
-        for slice in
-            [Some(event.object()), if let Event::Updated { old, .. } = &event { Some(old) } else { None }]
-        {
-            if let Some(service) = slice.and_then(|slice| service_of(slice)) {
-                adds.add(service);
-            }
-        }
-    });
     let (adds, by_node, all_services) = (queue.clone(), pods.store(), services.store());
     nodes.on_event(move |event| {
         // a node that comes or changes its zone changes the endpoints on it
@@ -103,9 +71,7 @@ pub(crate) fn start(context: &Context) {
         services: services.store(),
         pods: pods.store(),
         nodes: nodes.store(),
-        slices: slices.store(),
-        written,
-        rest: context.rest("endpointslice-controller"),
+        slices,
         recorder: context.recorder("endpoint-slice-controller"),
     };
     let workers = context.config.concurrency.service_endpoint;
@@ -128,23 +94,14 @@ impl Controller {
         }
         let mut pods = self.pods.list_in(&key.namespace);
         pods.retain(|pod| matches(selector, pod) && may_be_endpoint(pod, true));
-        let held: Vec<Arc<EndpointSlice>> = self
-            .slices
-            .by_index(BY_SERVICE, &key.to_string())
-            .into_iter()
-            .filter(|slice| slice.metadata.deletion_timestamp.is_none())
-            .collect();
-        let behind = |slice: &Arc<EndpointSlice>| {
-            self.written.is_stale(&Key::of(&**slice), slice.metadata.resource_version.as_deref())
-        };
-        if held.iter().any(behind) {
-            // one's own write is on its way back and wakes the Service again
+        let held = self.slices.of(key);
+        if self.slices.is_behind(&held) {
             return Ok(Next::OnChange);
         }
         let node = |name: &str| self.nodes.get("", name);
         let mut missing = None;
         for family in address_types(&service) {
-            let frame = frame(&service, family);
+            let frame = self.frame(&service, family);
             let mut wanted = Vec::with_capacity(pods.len());
             for pod in &pods {
                 let host = pods::node_name(pod);
@@ -170,7 +127,7 @@ impl Controller {
         // slices of a family the Service no longer has
         let families = address_types(&service);
         for slice in held.iter().filter(|slice| !families.contains(&slice.address_type.as_str())) {
-            self.delete(slice).await?;
+            self.slices.delete(slice).await?;
         }
         match missing {
             // a node is known a moment later than its pods at times; try again like upstream
@@ -179,40 +136,25 @@ impl Controller {
         }
     }
 
-    async fn delete(&self, slice: &EndpointSlice) -> Result<(), SyncError> {
-        let namespace = slice.namespace().unwrap_or_default();
-        match self.rest.delete(&ENDPOINT_SLICES, &namespace, &slice.name_any(), &json!({})).await {
-            Err(error) if !is_not_found(&error) => Err(error.into()),
-            _ => Ok(()),
+    async fn act(&self, service: &Service, mut changes: Changes, pods: &[Arc<Pod>]) -> Result<(), SyncError> {
+        if let Some(at) = last_change(service, pods) {
+            for slice in changes.create.iter_mut().chain(&mut changes.update) {
+                slice.annotations_mut().insert(TRIGGER_TIME.into(), at.to_string());
+            }
         }
+        let owner = controller_reference(&SERVICES, &service.metadata);
+        self.slices.write(&service.namespace().unwrap_or_default(), &owner, changes).await
     }
 
-    async fn act(&self, service: &Service, changes: Changes, pods: &[Arc<Pod>]) -> Result<(), SyncError> {
-        let trigger = last_change(service, pods).map(|at| at.to_string());
-        let namespace = service.namespace().unwrap_or_default();
-        for mut slice in changes.create {
-            slice.metadata.generate_name = Some(pods::generate_name(&service.name_any()));
-            slice.metadata.namespace = Some(namespace.clone());
-            slice.metadata.owner_references = Some(vec![controller_reference(&SERVICES, &service.metadata)]);
-            if let Some(at) = &trigger {
-                slice.annotations_mut().insert(TRIGGER_TIME.into(), at.clone());
-            }
-            match self.rest.create(&ENDPOINT_SLICES, &namespace, &slice).await {
-                Err(error) if is_namespace_terminating(&error) => return Ok(()),
-                done => done?,
-            };
+    /// What a Service's slices have in common: the Service's labels, and what says whose they are.
+    fn frame(&self, service: &Service, address_type: &'static str) -> Frame {
+        let mut labels: BTreeMap<String, String> = service.labels().clone();
+        labels.remove(HEADLESS);
+        if is_headless(service) {
+            labels.insert(HEADLESS.into(), String::new());
         }
-        for mut slice in changes.update {
-            if let Some(at) = &trigger {
-                slice.annotations_mut().insert(TRIGGER_TIME.into(), at.clone());
-            }
-            let written = self.rest.update(&ENDPOINT_SLICES, "", &slice).await?;
-            self.written.note(&Key::of(&slice), &written);
-        }
-        for slice in changes.delete {
-            self.delete(&slice).await?;
-        }
-        Ok(())
+        self.slices.label(&mut labels, service.name_any());
+        Frame { address_type, labels }
     }
 }
 
@@ -230,18 +172,6 @@ fn address_types(service: &Service) -> Vec<&'static str> {
     let types: Vec<&'static str> =
         families.into_iter().flatten().map(|family| if family == "IPv6" { "IPv6" } else { "IPv4" }).collect();
     if types.is_empty() { vec!["IPv4"] } else { types }
-}
-
-/// Labels of a Service's slices: the Service's own, and what says whose they are.
-fn frame(service: &Service, address_type: &'static str) -> Frame {
-    let mut labels: BTreeMap<String, String> = service.labels().clone();
-    labels.remove(HEADLESS);
-    if is_headless(service) {
-        labels.insert(HEADLESS.into(), String::new());
-    }
-    labels.insert(SERVICE_NAME.into(), service.name_any());
-    labels.insert(MANAGED_BY.into(), MANAGER.into());
-    Frame { address_type, labels }
 }
 
 /// The Service's ports as this pod serves them.
@@ -330,6 +260,8 @@ impl Reconcile for Controller {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::testing::{PodBuilder, meta, pod};
 

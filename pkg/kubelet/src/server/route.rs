@@ -6,6 +6,7 @@
 pub(super) enum Route {
     Health(Option<String>),
     Metrics,
+    Indicators,
     ResourceMetrics,
     ProbeMetrics,
     ContainerMetrics,
@@ -33,6 +34,7 @@ impl Route {
             ["healthz"] => return Some(Self::Health(None)),
             ["healthz", name] => return Some(Self::Health(Some(own(name)))),
             ["metrics"] => return Some(Self::Metrics),
+            ["metrics", "slis"] => return Some(Self::Indicators),
             ["metrics", "resource"] => return Some(Self::ResourceMetrics),
             ["metrics", "probes"] => return Some(Self::ProbeMetrics),
             ["metrics", "cadvisor"] => return Some(Self::ContainerMetrics),
@@ -63,6 +65,7 @@ impl Route {
             self,
             Self::Health(_)
                 | Self::Metrics
+                | Self::Indicators
                 | Self::ResourceMetrics
                 | Self::ProbeMetrics
                 | Self::ContainerMetrics

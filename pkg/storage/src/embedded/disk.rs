@@ -2,12 +2,8 @@
 //! recovery is one scan in order, and compaction frees the oldest records.
 //!
 //! Until compaction frees it, the past is read from here too ([`Archive`]).
-//!
-//! A directory holds `STORE` (what this is, with the format's number), `LOCK` (held while open), `CLEAN` (the revision
-//! at the last orderly close) and `data` (the engine's). A directory that holds anything else is not touched.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::Write as _;
+use std::fs::{self, File};
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -19,17 +15,14 @@ use fjall::config::FilterPolicy;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use parking_lot::RwLock;
 
+use super::directory::{
+    CLEAN, DATA, MARKER, NEW, STORE, check_clean, io_error, no_space, refuse_strangers, sync_dir, take_lock,
+    write_durably,
+};
 use super::index::Place;
-use crate::{Error, LeaseId, NO_SPACE, Revision};
+use super::record::{Record, decode, encode, peek, place_key};
+use crate::{Error, LeaseId, Revision};
 
-/// First line of `STORE`; the number is that of the record format.
-const MARKER: &str = "kubewright store, format 1\n";
-const STORE: &str = "STORE";
-const LOCK: &str = "LOCK";
-const CLEAN: &str = "CLEAN";
-const DATA: &str = "data";
-/// Where a new engine is made before it becomes `data`.
-const NEW: &str = "data.new";
 /// The engine's own version file: without it the engine would begin an empty database.
 const ENGINE_MARKER: &str = "version";
 
@@ -48,16 +41,6 @@ const CACHE_BYTES: u64 = 1024 * 1024;
 const FULL: u64 = 1024 * 1024;
 /// A reclaim is worth it from so many freed bytes on.
 const RECLAIM_BYTES: usize = 32 * 1024 * 1024;
-
-/// A change as it is recorded.
-pub(super) struct Record {
-    pub(super) place: Place,
-    pub(super) key: Arc<str>,
-    /// `None` is a deletion.
-    pub(super) value: Option<Bytes>,
-    pub(super) created: Revision,
-    pub(super) lease: Option<LeaseId>,
-}
 
 /// Writes that become durable together.
 #[derive(Default)]
@@ -453,89 +436,6 @@ fn open_engine_files(data: &Path) -> fjall::Result<Engine> {
     Ok(engine)
 }
 
-fn refuse_strangers(dir: &Path) -> Result<(), Error> {
-    let entries = fs::read_dir(dir).map_err(|e| io_error("cannot read", dir, &e))?;
-    for entry in entries {
-        let entry = entry.map_err(|e| io_error("cannot read", dir, &e))?;
-        let name = entry.file_name();
-        let known = [STORE, LOCK, CLEAN, DATA, NEW].iter().any(|k| name.to_str() == Some(k))
-            || name.to_string_lossy().ends_with(".tmp")
-            || name == "lost+found";
-        if !known {
-            return Err(Error::Corrupt(format!(
-                "{} is not a store: it holds {}",
-                dir.display(),
-                name.to_string_lossy()
-            )));
-        }
-    }
-    Ok(())
-}
-
-fn take_lock(dir: &Path) -> Result<File, Error> {
-    let path = dir.join(LOCK);
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(|e| io_error("cannot open", &path, &e))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(fs::TryLockError::WouldBlock) => {
-            Err(Error::InUse(format!("another process has {} open", dir.display())))
-        }
-        Err(fs::TryLockError::Error(e)) => Err(io_error("cannot lock", &path, &e)),
-    }
-}
-
-/// The note of the last close is gone from now on: after a crash it would not hold.
-fn check_clean(dir: &Path, found: Revision) -> Result<(), Error> {
-    let path = dir.join(CLEAN);
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(io_error("cannot read", &path, &e)),
-    };
-    let noted: i64 = text
-        .trim()
-        .parse()
-        .map_err(|_| Error::Corrupt(format!("{} cannot be understood", path.display())))?;
-    if found.0 != noted {
-        return Err(Error::Corrupt(format!(
-            "revision {noted} was closed in good order, but {found} was found: records are missing"
-        )));
-    }
-    fs::remove_file(&path).map_err(|e| io_error("cannot remove", &path, &e))?;
-    sync_dir(dir).map_err(|e| io_error("cannot sync", dir, &e))
-}
-
-fn write_durably(dir: &Path, name: &str, text: &str) -> std::io::Result<()> {
-    let temporary = dir.join(format!("{name}.tmp"));
-    let mut file = File::create(&temporary)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&temporary, dir.join(name))?;
-    sync_dir(dir)
-}
-
-fn sync_dir(dir: &Path) -> std::io::Result<()> {
-    File::open(dir)?.sync_all()
-}
-
-/// The error of a full disk, in words that clients look for.
-fn no_space(why: &str) -> Error {
-    Error::NoSpace(format!("{NO_SPACE}: {why}"))
-}
-
-fn io_error(what: &str, path: &Path, error: &std::io::Error) -> Error {
-    let text = format!("{what} {}: {error}", path.display());
-    match error.kind() {
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => no_space(&text),
-        _ => Error::Unavailable(text),
-    }
-}
-
 fn engine_error(what: &str, error: &fjall::Error) -> Error {
     let io = match error {
         fjall::Error::Io(e) | fjall::Error::Storage(fjall::LsmError::Io(e)) => Some(e),
@@ -554,95 +454,5 @@ fn engine_error(what: &str, error: &fjall::Error) -> Error {
         ) => Error::Corrupt(text),
         Some(_) => Error::Unavailable(text),
         None => Error::Corrupt(text),
-    }
-}
-
-fn place_key(place: Place) -> [u8; 12] {
-    let mut key = [0; 12];
-    key[..8].copy_from_slice(&place.revision.0.to_be_bytes());
-    key[8..].copy_from_slice(&place.sub.to_be_bytes());
-    key
-}
-
-const PUT: u8 = 1;
-const DELETE: u8 = 2;
-/// What comes before the key: kind, revision of creation, lease.
-const HEAD_BYTES: usize = 17;
-
-/// A record: kind, revision of creation, lease (0 is none), length of the key, key, value; numbers big-endian.
-fn encode(record: &Record) -> Vec<u8> {
-    let value = record.value.as_deref().unwrap_or_default();
-    let mut out = Vec::with_capacity(21 + record.key.len() + value.len());
-    out.push(if record.value.is_some() { PUT } else { DELETE });
-    out.extend(record.created.0.to_be_bytes());
-    out.extend(record.lease.map_or(0, |l| l.0).to_be_bytes());
-    out.extend((record.key.len() as u32).to_be_bytes());
-    out.extend(record.key.as_bytes());
-    out.extend(value);
-    out
-}
-
-/// Place and key of a record.
-fn peek<'r>(key: &[u8], value: &'r [u8]) -> Option<(Place, &'r [u8])> {
-    let (revision, sub) = key.split_at_checked(8)?;
-    let place = Place {
-        revision: Revision(i64::from_be_bytes(revision.try_into().ok()?)),
-        sub: u32::from_be_bytes(sub.try_into().ok()?),
-    };
-    let (len, rest) = value.split_at_checked(HEAD_BYTES)?.1.split_at_checked(4)?;
-    let len = u32::from_be_bytes(len.try_into().ok()?) as usize;
-    Some((place, rest.get(..len)?))
-}
-
-fn decode(key: &[u8], value: &[u8]) -> Option<Record> {
-    let (place, key) = peek(key, value)?;
-    let (head, rest) = value.split_at_checked(HEAD_BYTES)?;
-    let (kind, head) = head.split_first()?;
-    let (created, lease) = head.split_at_checked(8)?;
-    let lease = i64::from_be_bytes(lease.try_into().ok()?);
-    let value = rest.get(4 + key.len()..)?;
-    Some(Record {
-        place,
-        key: std::str::from_utf8(key).ok()?.into(),
-        value: match *kind {
-            // a copy of its own: a slice of the engine's block would keep all of the block
-            PUT => Some(Bytes::copy_from_slice(value)),
-            DELETE if value.is_empty() => None,
-            _ => return None,
-        },
-        created: Revision(i64::from_be_bytes(created.try_into().ok()?)),
-        lease: (lease != 0).then_some(LeaseId(lease)),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn records_survive_and_damage_is_noticed() {
-        let place = Place { revision: Revision(7), sub: 3 };
-        let records = [
-            Record {
-                place,
-                key: "/registry/a".into(),
-                value: Some("v".into()),
-                created: Revision(5),
-                lease: Some(LeaseId(9)),
-            },
-            Record { place, key: "k".into(), value: None, created: Revision(0), lease: None },
-        ];
-        for record in records {
-            let bytes = encode(&record);
-            let back = decode(&place_key(place), &bytes).unwrap();
-            assert_eq!(
-                (back.place, &back.key, &back.value, back.created, back.lease),
-                (record.place, &record.key, &record.value, record.created, record.lease)
-            );
-            for cut in 0..21 {
-                assert!(decode(&place_key(place), &bytes[..cut]).is_none(), "{cut}");
-            }
-            assert!(decode(&[0; 11], &bytes).is_none());
-        }
     }
 }

@@ -6,11 +6,13 @@
 //! beyond [`Options::max_history_events`] and [`Options::max_history_disk_bytes`]. A store without a directory has
 //! memory only, and forgets what does not fit.
 
+mod directory;
 mod disk;
 mod index;
 mod leases;
 mod past;
 mod queue;
+mod record;
 mod replay;
 mod writer;
 

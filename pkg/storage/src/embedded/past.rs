@@ -9,8 +9,8 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 
 use super::Shared;
-use super::disk::Record;
 use super::index::{Index, Place};
+use super::record::Record;
 use crate::hub::{Change, MAX_EVENTS_PER_MESSAGE};
 use crate::{Error, Event, KeyValue, Revision, WatchMessage, WatchStream};
 

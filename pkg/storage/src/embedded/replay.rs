@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use super::View;
-use super::disk::{Notes, Record};
+use super::disk::Notes;
 use super::index::{Index, Place};
 use super::leases::{LeaseChange, Leases};
 use super::past::Unloaded;
+use super::record::Record;
 use crate::hub::Change;
 use crate::{Error, Revision};
 

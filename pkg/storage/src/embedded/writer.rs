@@ -8,11 +8,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::oneshot;
 
-use super::disk::{Batch, Disk, Record};
+use super::disk::{Batch, Disk};
 use super::index::Place;
 use super::leases::{LeaseChange, Leases};
 use super::past::{Passed, Unloaded};
 use super::queue::Request;
+use super::record::Record;
 use super::{Options, Shared, View};
 use crate::hub::Change;
 use crate::{Compare, Error, Event, LeaseId, NO_SPACE, Op, Revision, TOO_LARGE, TxnResponse};
