@@ -95,8 +95,9 @@ impl Chain {
         Self { plugins, mutating, validating, durations: None }
     }
 
-    /// Has the time that plugins take counted from now on, in metrics of this registry.
-    pub fn count_durations(&mut self, registry: &mut Registry) {
+    /// Has what plugins do, and the time they take, counted from now on in metrics of this registry.
+    pub fn count_in(&mut self, registry: &mut Registry) {
+        self.plugins.iter().for_each(|plugin| plugin.register(registry));
         self.durations = Some(Arc::new(Durations::new(registry, self.plugins.iter().map(|p| p.name()))));
     }
 

@@ -22,6 +22,7 @@ use apimachinery::meta::{GroupResource, GroupVersionKind, GroupVersionResource};
 use apimachinery::status::Status;
 use async_trait::async_trait;
 use auth::{ObjectReader, UserInfo};
+use prometheus_client::registry::Registry;
 
 /// What a request does to an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -182,6 +183,9 @@ pub trait Plugin: Send + Sync {
 
     /// Whether the plugin looks at this operation at all.
     fn handles(&self, operation: Operation) -> bool;
+
+    /// Registers metrics of the plugin's own.
+    fn register(&self, _registry: &mut Registry) {}
 
     /// The mutating phase: may change `request.object`, or refuse.
     async fn admit(&self, _request: &mut AdmissionRequest<'_>, _notes: &mut Notes) -> Result<(), Status> {

@@ -272,7 +272,7 @@ impl ServerBuilder {
     /// The server. Writes through the store work from now on.
     pub fn build(mut self) -> Arc<Server> {
         let resources = Arc::clone(&self.store.core.resources);
-        self.metrics.register(|registry| self.extensions.admission.count_durations(registry));
+        self.metrics.register(|registry| self.extensions.admission.count_in(registry));
         // a second server over one store keeps the first one's extensions
         let _ = self.store.core.extensions.set(self.extensions);
         crate::metrics::register_caches(&self.metrics, &self.store);

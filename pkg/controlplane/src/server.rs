@@ -292,6 +292,7 @@ fn build(
         .map_err(|e| Error::Config(e.to_string()))?;
     let advertised = SocketAddr::new(config.advertised(), address.port());
     let metrics = Metrics::new();
+    parts.services.count_in(&metrics, resources);
     let mut builder = ServerBuilder::new(
         resources.clone(),
         Arc::clone(&authentication.requests),

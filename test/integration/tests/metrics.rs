@@ -210,6 +210,41 @@ async fn apply_and_watches_have_names_of_their_own() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn addresses_ports_and_judgements_are_counted() -> anyhow::Result<()> {
+    const SERVICES: &str = "/api/v1/namespaces/default/services";
+    let cluster = cluster().await?;
+    let before = Metrics::of(&cluster).await?;
+    let service = |name: &str, spec: Value| {
+        let mut spec = spec;
+        spec["ports"] = json!([{"port": 80}]);
+        json!({"metadata": {"name": name}, "spec": spec})
+    };
+    let made = cluster.ok("POST", SERVICES, &service("a", json!({"type": "NodePort"}))).await?;
+    let taken = service("b", json!({"clusterIP": made["spec"]["clusterIP"]}));
+    assert_eq!(cluster.call("POST", SERVICES, &taken.to_string()).await?.code, 422);
+    let dry = service("c", json!({"type": "NodePort"})).to_string();
+    assert_eq!(cluster.call("POST", &format!("{SERVICES}?dryRun=All"), &dry).await?.code, 201);
+    cluster.ok("POST", PODS, &pod("a")).await?;
+    let after = Metrics::of(&cluster).await?;
+    let more = |name: &str, scope: &str| {
+        let name = format!("kube_apiserver_{name}");
+        let labels: &[(&str, &str)] = if scope.is_empty() { &[] } else { &[("scope", scope)] };
+        (after.sum(&name, labels) - before.sum(&name, labels)) as i64
+    };
+    assert_eq!(more("clusterip_allocator_allocation_total", "dynamic"), 1, "{}", after.0);
+    assert_eq!(more("clusterip_allocator_allocation_errors_total", "static"), 1);
+    assert_eq!(more("clusterip_allocator_allocated_ips", ""), 1);
+    assert_eq!(more("clusterip_allocator_available_ips", ""), -1);
+    assert_eq!(more("nodeport_allocator_allocation_total", "dynamic"), 1);
+    assert_eq!(more("nodeport_allocator_allocated_ports", ""), 1);
+    let judged =
+        [("decision", "allow"), ("mode", "enforce"), ("policy_level", "privileged"), ("resource", "pod")];
+    assert_eq!(after.sum("pod_security_evaluations_total", &judged) as i64, 1);
+    cluster.stop().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn answers_made_piece_by_piece_are_measured_whole() -> anyhow::Result<()> {
     const MAPS: &str = "/api/v1/namespaces/default/configmaps";
     let cluster = Cluster::start().await?;

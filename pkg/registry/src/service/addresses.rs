@@ -12,9 +12,10 @@ use ipnet::IpNet;
 use rand::Rng;
 
 use super::families::Family;
+use super::metrics::{AllocatorMetrics, Scope};
 use crate::names::{internal, is_conflict, is_not_found, v1};
 
-const GROUP: &str = "networking.k8s.io";
+pub(super) const GROUP: &str = "networking.k8s.io";
 /// Who made an `IPAddress`.
 pub(super) const MANAGED_BY: &str = "ipaddress.kubernetes.io/managed-by";
 /// The value of that label for ours.
@@ -61,10 +62,15 @@ fn usable(range: &IpNet) -> Option<(u128, u128)> {
 }
 
 /// Whether an address may be given out from a range.
-fn contains(range: &IpNet, ip: IpAddr) -> bool {
+pub(super) fn contains(range: &IpNet, ip: IpAddr) -> bool {
     let number = to_number(ip);
     range.network().is_ipv4() == ip.is_ipv4()
         && usable(range).is_some_and(|(first, last)| (first..=last).contains(&number))
+}
+
+/// How many addresses a range has to give.
+pub(super) fn size(range: &IpNet) -> u128 {
+    usable(range).map_or(0, |(first, last)| last - first + 1)
 }
 
 /// The addresses of a range in the order they are tried: from a random one on through the upper band, then through the
@@ -109,6 +115,7 @@ pub(super) struct Addresses<'a> {
     pub(super) ranges: Vec<IpNet>,
     /// Look, but take nothing.
     pub(super) dry_run: bool,
+    pub(super) metrics: &'a AllocatorMetrics,
 }
 
 impl Addresses<'_> {
@@ -121,6 +128,12 @@ impl Addresses<'_> {
             .object_reader()
             .get(&GroupResource::new(GROUP, "ipaddresses"), "", &ip.to_string())
             .is_some()
+    }
+
+    fn count(&self, range: &IpNet, scope: Scope, given: bool) {
+        if !self.dry_run {
+            self.metrics.address(range, scope, given);
+        }
     }
 
     async fn take(&self, ip: IpAddr, owner: Owner<'_>) -> Result<(), AddressError> {
@@ -138,11 +151,13 @@ impl Addresses<'_> {
     /// Takes this address.
     pub(super) async fn allocate(&self, ip: IpAddr, owner: Owner<'_>) -> Result<(), AddressError> {
         let family = Family::of(ip);
-        if !self.of(family).any(|range| contains(range, ip)) {
+        let Some(range) = self.of(family).find(|range| contains(range, ip)) else {
             let ranges: Vec<String> = self.of(family).map(ToString::to_string).collect();
             return Err(AddressError::NotInRange { ip, ranges: ranges.join(",") });
-        }
-        self.take(ip, owner).await
+        };
+        let taken = self.take(ip, owner).await;
+        self.count(range, Scope::Static, taken.is_ok());
+        taken
     }
 
     /// Takes any free address of a family.
@@ -159,19 +174,23 @@ impl Addresses<'_> {
                 for number in from..=to {
                     tries += 1;
                     if tries > MAX_TRIES {
+                        self.count(range, Scope::Dynamic, false);
                         return Err(AddressError::Full);
                     }
                     let ip = from_number(number, family);
                     if self.is_known(ip) {
                         continue;
                     }
-                    match self.take(ip, owner).await {
+                    let taken = self.take(ip, owner).await;
+                    self.count(range, Scope::Dynamic, taken.is_ok());
+                    match taken {
                         Ok(()) => return Ok(ip),
                         Err(AddressError::Taken) => {}
                         Err(error) => return Err(error),
                     }
                 }
             }
+            self.count(range, Scope::Dynamic, false);
         }
         Err(AddressError::Full)
     }

@@ -322,6 +322,7 @@ impl ServiceHook {
             store: write.store,
             ranges: self.services.ranges(write.store),
             dry_run: write.dry_run,
+            metrics: &self.services.metrics,
         };
         let mut allocation = Allocation { addresses, transaction };
         let mut result = allocation.addresses(service, old).await;

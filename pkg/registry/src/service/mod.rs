@@ -4,6 +4,7 @@ mod addresses;
 mod families;
 mod hook;
 mod kubernetes;
+mod metrics;
 mod ports;
 mod repair;
 
@@ -16,12 +17,14 @@ use apimachinery::Value;
 use apimachinery::meta::GroupResource;
 use apimachinery::status::Status;
 use apiserver::ResourceStore;
+use component::metrics::Metrics;
 use ipnet::IpNet;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use addresses::ready_ranges;
 use families::Family;
+use metrics::AllocatorMetrics;
 use ports::Ports;
 
 pub(crate) use hook::ServiceHook;
@@ -70,6 +73,7 @@ pub enum ServicesError {
 /// Addresses and ports of services, shared by the write path and the background work.
 pub struct Services {
     config: ServiceConfig,
+    metrics: Arc<AllocatorMetrics>,
 }
 
 impl Services {
@@ -86,7 +90,7 @@ impl Services {
         if config.node_ports.is_empty() || *config.node_ports.start() == 0 {
             return range("the node port range is empty");
         }
-        Ok(Self { config })
+        Ok(Self { config, metrics: Arc::default() })
     }
 
     /// The ranges addresses come from: of the `ServiceCIDR` objects that are ready, of the flags while there are none.
@@ -114,7 +118,16 @@ impl Services {
     }
 
     fn ports(&self, store: &ResourceStore) -> Ports {
-        Ports { storage: Arc::clone(store.storage()), range: self.config.node_ports.clone() }
+        Ports {
+            storage: Arc::clone(store.storage()),
+            range: self.config.node_ports.clone(),
+            metrics: Arc::clone(&self.metrics),
+        }
+    }
+
+    /// Has what is taken and asked for counted in the process's metrics.
+    pub fn count_in(self: &Arc<Self>, metrics: &Metrics, store: &ResourceStore) {
+        AllocatorMetrics::register(self, store, metrics);
     }
 
     /// Makes the default `ServiceCIDR` and the `kubernetes` service, and brings addresses and ports in line with the

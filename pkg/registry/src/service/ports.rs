@@ -16,6 +16,8 @@ use base64::engine::general_purpose::STANDARD;
 use rand::Rng;
 use storage::{Compare, Op, Revision, Storage};
 
+use super::metrics::{AllocatorMetrics, Scope};
+
 /// Where the bitmap is kept.
 const KEY: &str = "/registry/ranges/servicenodeports";
 /// Attempts of a transaction that others get in the way of.
@@ -107,6 +109,7 @@ type Change<'a, T> = &'a (dyn Fn(&mut Taken) -> Result<T, PortError> + Sync);
 pub(super) struct Ports {
     pub(super) storage: Arc<dyn Storage>,
     pub(super) range: RangeInclusive<u16>,
+    pub(super) metrics: Arc<AllocatorMetrics>,
 }
 
 impl Ports {
@@ -135,37 +138,53 @@ impl Ports {
     async fn write(&self, taken: &Taken, revision: Revision) -> Result<bool, PortError> {
         let compare = Compare { key: KEY.into(), mod_revision: revision };
         let put = Op::Put { key: KEY.into(), value: encode(&self.range, taken).into(), lease: None };
-        Ok(self.storage.txn(vec![compare], vec![put]).await?.succeeded)
+        let written = self.storage.txn(vec![compare], vec![put]).await?.succeeded;
+        if written {
+            self.metrics.ports_taken(taken.len(), self.range.len());
+        }
+        Ok(written)
+    }
+
+    /// Counts what came of asking for a port.
+    fn counted<T>(&self, scope: Scope, dry_run: bool, outcome: Result<T, PortError>) -> Result<T, PortError> {
+        if !dry_run {
+            self.metrics.port(scope, outcome.is_ok());
+        }
+        outcome
     }
 
     /// Takes this port; with `dry_run` only looks.
     pub(super) async fn allocate(&self, port: u16, dry_run: bool) -> Result<(), PortError> {
         if !self.range.contains(&port) {
-            return Err(PortError::NotInRange(self.range.clone()));
+            return self.counted(Scope::Static, dry_run, Err(PortError::NotInRange(self.range.clone())));
         }
-        self.change(&|taken| {
-            if taken.contains(&port) {
-                return Err(PortError::Taken);
-            }
-            if !dry_run {
-                taken.insert(port);
-            }
-            Ok(())
-        })
-        .await
+        let allocated = self
+            .change(&|taken| {
+                if taken.contains(&port) {
+                    return Err(PortError::Taken);
+                }
+                if !dry_run {
+                    taken.insert(port);
+                }
+                Ok(())
+            })
+            .await;
+        self.counted(Scope::Static, dry_run, allocated)
     }
 
     /// Takes any free port that is not in `also`; with `dry_run` only looks.
     pub(super) async fn allocate_next(&self, also: &Taken, dry_run: bool) -> Result<u16, PortError> {
-        self.change(&|taken| {
-            let all: Taken = taken.union(also).copied().collect();
-            let port = free_port(&self.range, &all, &mut rand::rng()).ok_or(PortError::Full)?;
-            if !dry_run {
-                taken.insert(port);
-            }
-            Ok(port)
-        })
-        .await
+        let allocated = self
+            .change(&|taken| {
+                let all: Taken = taken.union(also).copied().collect();
+                let port = free_port(&self.range, &all, &mut rand::rng()).ok_or(PortError::Full)?;
+                if !dry_run {
+                    taken.insert(port);
+                }
+                Ok(port)
+            })
+            .await;
+        self.counted(Scope::Dynamic, dry_run, allocated)
     }
 
     /// Gives ports back.
@@ -195,6 +214,7 @@ impl Ports {
             if taken.as_ref() == Some(&wanted) && revision != Revision(0)
                 || self.write(&wanted, revision).await?
             {
+                self.metrics.ports_taken(wanted.len(), self.range.len());
                 return Ok(wanted.difference(used).copied().collect());
             }
         }

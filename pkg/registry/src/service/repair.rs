@@ -75,7 +75,8 @@ impl Repair {
         let addresses = store.list(&resource(), None).await.map_err(failed("IP addresses"))?;
         let all = store.list(&core("services"), None).await.map_err(failed("services"))?;
         let plan = plan(&all, &addresses, Timestamp::now());
-        let allocator = Addresses { store, ranges: services.ranges(store), dry_run: false };
+        let ranges = services.ranges(store);
+        let allocator = Addresses { store, ranges, dry_run: false, metrics: &services.metrics };
         for (ip, namespace, name) in &plan.missing {
             let Ok(address) = ip.parse() else { continue };
             let owner = Owner { namespace, name };

@@ -2,6 +2,7 @@
 //! Source: KEP-2579, `k8s.io/pod-security-admission/admission`.
 
 mod checks;
+mod metrics;
 mod policy;
 
 use std::collections::{BTreeMap, HashSet};
@@ -11,10 +12,12 @@ use apimachinery::Value;
 use apimachinery::meta::{GroupResource, at, name, str_at};
 use apimachinery::status::Status;
 use async_trait::async_trait;
+use prometheus_client::registry::Registry;
 
 use super::{find, items};
 use crate::{AdmissionRequest, Notes, ObjectSource, Operation, Phase, Plugin};
 use checks::{Violation, violations};
+use metrics::{Evaluations, Mode};
 use policy::{Level, LevelVersion, Policy};
 
 /// Subresources of pods that change nothing a level is about.
@@ -26,6 +29,7 @@ const MAX_PODS_CHECKED: usize = 3000;
 /// Judges pods by the labels of their namespace.
 pub(super) struct PodSecurity {
     source: Arc<dyn ObjectSource>,
+    evaluations: Evaluations,
 }
 
 fn judge(level: LevelVersion, metadata: &Value, spec: &Value) -> Vec<Violation> {
@@ -127,7 +131,7 @@ fn warnings_about(namespace: &str, level: LevelVersion, pods: &[Value]) -> Vec<S
 
 impl PodSecurity {
     pub(super) fn new(source: Arc<dyn ObjectSource>) -> Self {
-        Self { source }
+        Self { source, evaluations: Evaluations::default() }
     }
 
     fn namespace_changed(&self, request: &AdmissionRequest<'_>, notes: &mut Notes) -> Result<(), Status> {
@@ -164,6 +168,7 @@ impl PodSecurity {
     }
 
     fn evaluate(
+        &self,
         policy: Policy,
         request: &AdmissionRequest<'_>,
         pod: &Value,
@@ -173,6 +178,7 @@ impl PodSecurity {
         let judged = |level| judge(level, &pod["metadata"], &pod["spec"]);
         let annotations = &mut notes.audit_annotations;
         let audit = judged(policy.audit);
+        self.evaluations.count(request, Mode::Audit, policy.audit, audit.is_empty());
         if !audit.is_empty() {
             annotations.insert(
                 "pod-security.kubernetes.io/audit-violations".into(),
@@ -183,6 +189,7 @@ impl PodSecurity {
             annotations
                 .insert("pod-security.kubernetes.io/enforce-policy".into(), policy.enforce.to_string());
             let found = judged(policy.enforce);
+            self.evaluations.count(request, Mode::Enforce, policy.enforce, found.is_empty());
             if !found.is_empty() {
                 let level = policy.enforce.to_string();
                 return Err(
@@ -191,6 +198,7 @@ impl PodSecurity {
             }
         }
         let warn = judged(policy.warn);
+        self.evaluations.count(request, Mode::Warn, policy.warn, warn.is_empty());
         if !warn.is_empty() {
             let level = policy.warn.to_string();
             notes.warnings.push(format!("would violate PodSecurity {level:?}: {}", details(&warn)));
@@ -213,6 +221,10 @@ impl Plugin for PodSecurity {
         matches!(operation, Operation::Create | Operation::Update)
     }
 
+    fn register(&self, registry: &mut Registry) {
+        self.evaluations.register(registry);
+    }
+
     async fn validate(&self, request: &AdmissionRequest<'_>, notes: &mut Notes) -> Result<(), Status> {
         if request.is("", "namespaces") {
             return self.namespace_changed(request, notes);
@@ -225,9 +237,10 @@ impl Plugin for PodSecurity {
             }
             let policy = self.policy(request).await?;
             if policy.is_privileged() {
+                self.evaluations.count(request, Mode::Enforce, policy.enforce, true);
                 return Ok(());
             }
-            return Self::evaluate(policy, request, request.object(), true, notes);
+            return self.evaluate(policy, request, request.object(), true, notes);
         }
         let Some(path) = template_path(&request.gvr.group, &request.gvr.resource) else { return Ok(()) };
         let Some(template) = at(request.object(), path).filter(|t| t.is_object()) else { return Ok(()) };
@@ -236,7 +249,7 @@ impl Plugin for PodSecurity {
         }
         // a controller is never refused for its pods: they will be
         let Ok(policy) = self.policy(request).await else { return Ok(()) };
-        Self::evaluate(policy, request, template, false, notes)
+        self.evaluate(policy, request, template, false, notes)
     }
 }
 

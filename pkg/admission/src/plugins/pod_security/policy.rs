@@ -18,7 +18,7 @@ pub(super) enum Level {
 }
 
 impl Level {
-    const fn as_str(self) -> &'static str {
+    pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Privileged => "privileged",
             Self::Baseline => "baseline",
