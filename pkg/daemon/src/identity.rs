@@ -141,9 +141,9 @@ impl Identification {
             return Some(named(found.user));
         }
         if let Some(certificates) = &self.certificates
-            && let Ok(Some(user)) = certificates.user(presented, jiff::Timestamp::now())
+            && let Ok(Some(found)) = certificates.authenticate(request, presented).await
         {
-            return Some(named(user));
+            return Some(named(found.user));
         }
         self.bearer(bearer_token(&request.headers)?).await
     }

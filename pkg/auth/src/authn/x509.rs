@@ -102,8 +102,8 @@ impl X509Authenticator {
         Ok(Self { verifier: CertificateVerifier::new(roots)?, users: TtlCache::new(CACHE_ENTRIES) })
     }
 
-    /// The user a chain names as of a time; `None` without a common name.
-    pub fn user(
+    /// Whom a chain names as of a time; `None` without a common name.
+    fn known(
         &self,
         chain: &[CertificateDer<'_>],
         now: Timestamp,
@@ -141,7 +141,7 @@ impl Authenticator for X509Authenticator {
         if peer_certificates.is_empty() {
             return Ok(None);
         }
-        self.user(peer_certificates, Timestamp::now())
+        self.known(peer_certificates, Timestamp::now())
     }
 }
 
@@ -182,7 +182,7 @@ mod tests {
         let good = client(&ours, "ann", "dev");
         let at = |text: &str| text.parse::<Timestamp>().expect("time");
         let known = authenticator
-            .user(std::slice::from_ref(&good), at("2026-06-01T00:00:00Z"))
+            .known(std::slice::from_ref(&good), at("2026-06-01T00:00:00Z"))
             .expect("valid")
             .expect("named");
         assert_eq!(known.certificate_expires, Some(at("2027-01-01T00:00:00Z")));
@@ -190,10 +190,10 @@ mod tests {
         assert_eq!((user.name.as_str(), user.groups.as_slice()), ("ann", &["dev".to_owned()][..]));
         assert!(user.extra[CREDENTIAL_ID][0].starts_with("X509SHA256="));
         // a remembered certificate ends all the same
-        assert!(authenticator.user(&[good], at("2027-06-01T00:00:00Z")).is_err());
+        assert!(authenticator.known(&[good], at("2027-06-01T00:00:00Z")).is_err());
         let nameless = client(&ours, "", "dev");
-        assert_eq!(authenticator.user(&[nameless], at("2026-06-01T00:00:00Z")).expect("valid"), None);
+        assert_eq!(authenticator.known(&[nameless], at("2026-06-01T00:00:00Z")).expect("valid"), None);
         let foreign = client(&theirs, "ann", "system:masters");
-        assert!(authenticator.user(&[foreign], at("2026-06-01T00:00:00Z")).is_err());
+        assert!(authenticator.known(&[foreign], at("2026-06-01T00:00:00Z")).is_err());
     }
 }

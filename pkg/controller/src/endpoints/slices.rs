@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod, Service, ServicePort};
 use k8s_openapi::api::discovery::v1::{
-    Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone,
+    Endpoint, EndpointConditions, EndpointHints, EndpointPort, ForNode, ForZone,
 };
 use kube::ResourceExt;
 
@@ -101,7 +101,9 @@ impl Controller {
         let node = |name: &str| self.nodes.get("", name);
         let mut missing = None;
         for family in address_types(&service) {
-            let frame = self.frame(&service, family);
+            let mut labels = labels(&service);
+            self.slices.label(&mut labels, service.name_any());
+            let frame = Frame { address_type: family, labels };
             let mut wanted = Vec::with_capacity(pods.len());
             for pod in &pods {
                 let host = pods::node_name(pod);
@@ -145,17 +147,16 @@ impl Controller {
         let owner = controller_reference(&SERVICES, &service.metadata);
         self.slices.write(&service.namespace().unwrap_or_default(), &owner, changes).await
     }
+}
 
-    /// What a Service's slices have in common: the Service's labels, and what says whose they are.
-    fn frame(&self, service: &Service, address_type: &'static str) -> Frame {
-        let mut labels: BTreeMap<String, String> = service.labels().clone();
-        labels.remove(HEADLESS);
-        if is_headless(service) {
-            labels.insert(HEADLESS.into(), String::new());
-        }
-        self.slices.label(&mut labels, service.name_any());
-        Frame { address_type, labels }
+/// Labels of a Service's slices that are the Service's own.
+fn labels(service: &Service) -> BTreeMap<String, String> {
+    let mut labels: BTreeMap<String, String> = service.labels().clone();
+    labels.remove(HEADLESS);
+    if is_headless(service) {
+        labels.insert(HEADLESS.into(), String::new());
     }
+    labels
 }
 
 /// The latest of the Service's creation and its pods' readiness changes.
@@ -310,7 +311,7 @@ mod tests {
     #[test]
     fn headless_services_are_labelled_and_named_pods_get_hostnames() {
         let service = service(json!({"clusterIP": "None"}));
-        assert!(frame(&service, "IPv4").labels.contains_key(HEADLESS));
+        assert!(labels(&service).contains_key(HEADLESS));
         let mut named = pod("p").ip("10.0.0.1").build();
         named.spec = serde_json::from_value(json!({"containers": [], "hostname": "p-0", "subdomain": "svc"}))
             .expect("a spec");

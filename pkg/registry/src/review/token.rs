@@ -71,7 +71,7 @@ mod tests {
         let found = |audiences: &[&str]| Authenticated {
             user: UserInfo::new("ann", &["dev"]),
             audiences: audiences.iter().map(|a| (*a).to_owned()).collect(),
-            warnings: vec![],
+            ..Authenticated::default()
         };
         let user = json!({"username": "ann", "groups": ["dev", "system:authenticated"]});
         assert_eq!(

@@ -136,19 +136,16 @@ impl Collector for AddressesTaken {
             objects.iter().filter_map(|object| name(&object.value()?).parse().ok()).collect();
         let ranges = self.services.ranges(&self.store);
         let taken = |range: &IpNet| addresses.iter().filter(|ip| contains(range, **ip)).count() as u128;
-        let kinds: [(&str, &str, &dyn Fn(&IpNet) -> u128); 2] = [
-            ("kube_apiserver_clusterip_allocator_allocated_ips", "Addresses that are taken", &taken),
-            ("kube_apiserver_clusterip_allocator_available_ips", "Addresses that are free", &|range| {
-                size(range).saturating_sub(taken(range))
-            }),
-        ];
-        for (name, help, value) in kinds {
+        let mut gauge = |name: &str, help: &str, value: &dyn Fn(&IpNet) -> u128| {
             let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-            for range in &ranges {
+            ranges.iter().try_for_each(|range| {
                 let value = i64::try_from(value(range)).unwrap_or(i64::MAX);
-                ConstGauge::new(value).encode(metric.encode_family(&[("cidr", range.to_string())])?)?;
-            }
-        }
-        Ok(())
+                ConstGauge::new(value).encode(metric.encode_family(&[("cidr", range.to_string())])?)
+            })
+        };
+        gauge("kube_apiserver_clusterip_allocator_allocated_ips", "Addresses that are taken", &taken)?;
+        gauge("kube_apiserver_clusterip_allocator_available_ips", "Addresses that are free", &|range| {
+            size(range).saturating_sub(taken(range))
+        })
     }
 }
