@@ -64,7 +64,7 @@ unsafe impl GlobalAlloc for Allocator {
 }
 
 /// A thread gives back what it holds this often at most.
-const INTERVAL: Duration = Duration::from_secs(15);
+const INTERVAL: Duration = Duration::from_secs(10);
 
 thread_local! {
     static LAST: Cell<Option<Instant>> = const { Cell::new(None) };

@@ -18,7 +18,7 @@ use crate::state::Update;
 const MIN_BACKOFF: Duration = Duration::from_millis(50);
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
 /// Old changes and unused encodings are let go this often.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(15);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 /// Encodings unused for two of every so many sweeps are let go.
 const SWEEPS_PER_REPRESENTATIONS: u32 = 2;
 /// Objects decoded before other tasks get their turn.

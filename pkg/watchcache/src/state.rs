@@ -152,8 +152,8 @@ impl Default for RingLimits {
 const FRAMES_KEPT: usize = 128;
 /// At most this many recently used old snapshots are held.
 const MAX_PINNED: usize = 8;
-/// An old snapshot not used for this long is let go.
-const PIN_TIME: Duration = Duration::from_secs(60);
+/// An old snapshot not used for this long is let go; who goes on with its pages later has them read from the store.
+const PIN_TIME: Duration = Duration::from_secs(20);
 
 /// A change, decoded.
 #[derive(Debug)]

@@ -21,19 +21,23 @@ use crate::negotiate::{self, Format};
 use crate::query::Query;
 use crate::respond;
 
-/// A discovery document with its ETag, in both encodings it is sent in.
+/// A discovery document with its ETag, as nearly all are sent; the tree would be half a megabyte of small parts.
 struct Document {
-    value: Value,
     json: Bytes,
     etag: HeaderValue,
 }
 
 impl Document {
-    fn new(value: Value) -> Self {
-        let json: Bytes = respond::json_text(&value, false).into();
+    fn new(value: &Value) -> Self {
+        let json: Bytes = respond::json_text(value, false).into();
         let etag = HeaderValue::from_str(&format!("\"{}\"", digest::hex(&json)))
             .expect("hexadecimal digits in quotes are a header value");
-        Self { value, json, etag }
+        Self { json, etag }
+    }
+
+    /// The document for other formats.
+    fn value(&self) -> Value {
+        apimachinery::json::parse(&self.json).expect("what was written by this process").value
     }
 }
 
@@ -70,11 +74,11 @@ impl Discovery {
         let made = Arc::new(Documents {
             legacy: legacy::documents(&groups, &self.address)
                 .into_iter()
-                .map(|(path, value)| (path, Document::new(value)))
+                .map(|(path, value)| (path, Document::new(&value)))
                 .collect(),
             aggregated: aggregated::documents(&groups)
                 .into_iter()
-                .map(|(key, value)| (key, Document::new(value)))
+                .map(|(key, value)| (key, Document::new(&value)))
                 .collect(),
             of: snapshot,
         });
@@ -107,7 +111,7 @@ impl Discovery {
             Ok(media) if media.format == Format::Json && !media.pretty => {
                 respond::bytes(StatusCode::OK, negotiate::JSON, document.json.clone())
             }
-            Ok(media) => crate::codec::discovery(&document.value, &media),
+            Ok(media) => crate::codec::discovery(&document.value(), &media),
         })
     }
 }
