@@ -31,5 +31,6 @@ pub use context::{RequestContext, Warnings};
 pub use extension::{Call, DeleteRequest, Mutation, SubresourceHandler, Write, WriteFinish, WriteHook};
 pub use filters::NewRequests;
 pub use handlers::websocket;
+pub use metrics::Open;
 pub use server::{Health, InProcess, Limits, PathHandler, Server, ServerBuilder};
 pub use store::{Deleted, Precondition, ResourceStore, WriteOptions, store_failure};

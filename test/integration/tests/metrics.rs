@@ -199,6 +199,18 @@ async fn apply_and_watches_have_names_of_their_own() -> anyhow::Result<()> {
     };
     assert_eq!((requests("APPLY", "resource"), requests("WATCH", "namespace")), (1, 1));
     assert_eq!((requests("DELETE", "namespace"), requests("PATCH", "resource")), (1, 0));
+    let admin = UserInfo::new("admin", &["system:masters"]);
+    let path = format!("{maps}?watch=1");
+    let watch = cluster.open(admin, "GET", &path, empty(), &[]).await?;
+    let open = async || -> anyhow::Result<[i64; 2]> {
+        let metrics = Metrics::of(&cluster).await?;
+        let labels = [("resource", "configmaps"), ("verb", "WATCH")];
+        Ok(["apiserver_longrunning_requests", "apiserver_request_total"]
+            .map(|n| metrics.sum(n, &labels) as i64))
+    };
+    assert_eq!(open().await?, [1, 1], "a watch counts when it is over");
+    drop(watch);
+    assert_eq!(open().await?, [0, 2]);
     let maps = [("group", ""), ("resource", "configmaps")];
     let events = metrics.sum("apiserver_watch_events_total", &maps) as i64;
     assert_eq!(metrics.sum("apiserver_watch_events_sizes_count", &maps) as i64, events);

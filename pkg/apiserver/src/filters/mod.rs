@@ -28,7 +28,7 @@ use http::{HeaderValue, Method, StatusCode, Version};
 use jiff::Timestamp;
 
 use crate::context::{RequestContext, Warnings};
-use crate::metrics::{Alike, is_counted};
+use crate::metrics::{Open, is_counted};
 use crate::negotiate::{self, MediaType};
 use crate::query::Query;
 use crate::requestinfo::RequestInfo;
@@ -65,11 +65,11 @@ pub(crate) async fn run(server: Arc<Server>, request: Request) -> Response {
         warnings: warnings.clone(),
     };
     let alike = server.metrics.of(&server, &context, &request, long_running);
-    let _running = alike.running();
+    let open = Open::begin(&server, Arc::clone(&alike), started);
     let deadline = if long_running { None } else { Some(deadline(&context, server.limits.request_timeout)) };
     let mut passage = Passage { counted: is_counted(&context), ..Passage::default() };
     let outcome = {
-        let guarded = AssertUnwindSafe(inner(&server, context, request, &alike, &mut passage)).catch_unwind();
+        let guarded = AssertUnwindSafe(inner(&server, context, request, &open, &mut passage)).catch_unwind();
         match deadline {
             None => guarded.await,
             Some(Err(status)) => Ok(Err(status)),
@@ -113,6 +113,7 @@ pub(crate) async fn run(server: Arc<Server>, request: Request) -> Response {
     );
     let response = if long_running { response } else { compress::compress(response, compression) };
     let response = match passage {
+        Passage { counted: true, reached: Some(user), .. } if long_running => open.answered(response, user),
         Passage { counted: true, reached: Some(user), waited } => {
             server.metrics.finished(&alike, &user.name, response, started.elapsed(), waited)
         }
@@ -136,7 +137,7 @@ async fn inner(
     server: &Arc<Server>,
     mut context: RequestContext,
     request: Request,
-    alike: &Arc<Alike>,
+    open: &Arc<Open>,
     passage: &mut Passage,
 ) -> Result<Response, Status> {
     let (mut parts, body) = request.into_parts();
@@ -144,20 +145,20 @@ async fn inner(
     let began = Instant::now();
     context.user = impersonate::impersonate(server, &mut parts, user).await?;
     server.access.impersonated(began.elapsed());
-    let _permit = if alike.long_running() {
+    let _permit = if open.alike().long_running() {
         None
     } else {
         let began = Instant::now();
         let permit = server.inflight.enter(&context, server).await.inspect_err(|_| {
-            server.metrics.count(alike, StatusCode::TOO_MANY_REQUESTS);
-            server.metrics.terminated(alike, StatusCode::TOO_MANY_REQUESTS);
+            server.metrics.count(open.alike(), StatusCode::TOO_MANY_REQUESTS);
+            server.metrics.terminated(open.alike(), StatusCode::TOO_MANY_REQUESTS);
         })?;
         passage.waited = began.elapsed();
         Some(permit)
     };
     authorize::authorize(server, &context).await?;
     passage.reached = Some(Arc::clone(&context.user));
-    parts.extensions.insert(Arc::clone(alike));
+    parts.extensions.insert(Arc::clone(open));
     crate::router::route(server, context, Request::from_parts(parts, body)).await
 }
 

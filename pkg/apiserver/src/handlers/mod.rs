@@ -30,7 +30,7 @@ use crate::context::RequestContext;
 use crate::core::create::Place;
 use crate::core::update::Written;
 use crate::core::{Core, Target};
-use crate::metrics::Alike;
+use crate::metrics::Open;
 use crate::negotiate::{Format, MediaType, View};
 use crate::respond;
 use crate::server::Server;
@@ -58,8 +58,8 @@ impl Exchange {
             Bytes::new()
         } else {
             let body = body::read(body).await?;
-            if let Some(alike) = parts.extensions.get::<Arc<Alike>>() {
-                alike.read_body(body.len());
+            if let Some(open) = Open::of(&parts.extensions) {
+                server.metrics.read_body(open.alike(), body.len());
             }
             body
         };

@@ -12,10 +12,12 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::{BufMut, Bytes, BytesMut};
 use component::http::{Response, empty};
 use futures::{Stream, StreamExt};
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{Extensions, HeaderMap, HeaderValue, StatusCode, header};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf};
+
+use crate::metrics::Open;
 
 /// What the key of a handshake is hashed with.
 const HANDSHAKE_SUFFIX: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -73,17 +75,21 @@ pub fn switching(headers: &HeaderMap, protocol: Option<&str>) -> Result<Response
     Ok(response)
 }
 
-/// Switches to WebSocket and sends the messages; ends when they do or the client goes.
+/// Switches to WebSocket and sends the messages; ends when they do or the client goes. The extensions are the request's.
 pub fn serve(
     headers: &HeaderMap,
-    upgrade: Option<OnUpgrade>,
+    extensions: &mut Extensions,
     binary: bool,
     protocol: Option<&str>,
     messages: impl Stream<Item = Bytes> + Send + 'static,
 ) -> Result<Response, Status> {
     let response = switching(headers, protocol)?;
-    let upgrade = upgrade.ok_or_else(|| Status::bad_request("this connection cannot be upgraded"))?;
+    let upgrade = extensions
+        .remove::<OnUpgrade>()
+        .ok_or_else(|| Status::bad_request("this connection cannot be upgraded"))?;
+    let open = Open::of(extensions);
     tokio::spawn(async move {
+        let _open = open;
         match upgrade.await {
             Ok(upgraded) => send(upgraded, binary, messages).await,
             Err(error) => tracing::debug!(%error, "a WebSocket watch was not upgraded"),

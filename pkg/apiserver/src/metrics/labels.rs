@@ -153,9 +153,9 @@ pub(super) struct TerminationLabels {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct BodyLabels {
-    pub(super) group: String,
-    pub(super) resource: String,
-    pub(super) verb: &'static str,
+    group: String,
+    resource: String,
+    verb: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -181,6 +181,23 @@ pub(super) struct DeprecatedLabels {
 }
 
 impl Key<String> {
+    pub(super) fn is_read(&self) -> bool {
+        matches!(self.verb, "GET" | "LIST")
+    }
+
+    /// What bodies count as, of requests that have some.
+    pub(super) fn body_labels(&self) -> Option<BodyLabels> {
+        let verb = match self.verb {
+            "POST" => "create",
+            "PUT" => "update",
+            "PATCH" | "APPLY" => "patch",
+            "DELETE" if self.scope == "resource" => "delete",
+            "DELETE" => "delete_collection",
+            _ => return None,
+        };
+        Some(BodyLabels { group: self.group.clone(), resource: self.resource.clone(), verb })
+    }
+
     pub(super) fn labels(&self) -> Labels {
         let Self { verb, group, version, resource, subresource, scope, component, .. } = self.clone();
         Labels { verb, group, version, resource, subresource, scope, component }

@@ -6,17 +6,19 @@
 
 mod access;
 mod labels;
+mod open;
 mod sizes;
 mod storage;
 mod stored;
 mod watches;
 
 pub(crate) use access::{AccessMetrics, Authenticated};
+pub use open::Open;
 pub(crate) use storage::{Measured, StorageMetrics};
 pub(crate) use stored::{StorageSize, register_caches};
 pub(crate) use watches::{WatchMetrics, WatchesMetrics};
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use auth::user::APISERVER_USER;
@@ -67,10 +69,18 @@ pub(crate) struct RequestMetrics {
     alike: RwLock<IndexMap<Key<String>, Arc<Alike>>>,
 }
 
-/// The metrics of requests that count as the same.
+/// Requests that count as the same.
 #[derive(Debug)]
 pub(crate) struct Alike {
     key: Key<String>,
+    running: Gauge,
+    /// Since one of them came to a handler.
+    counted: OnceLock<Counted>,
+}
+
+/// The metrics of requests that count as the same.
+#[derive(Debug)]
+struct Counted {
     duration: Histogram,
     /// Neither of watches nor of dry runs.
     objectives: Option<Histogram>,
@@ -78,7 +88,6 @@ pub(crate) struct Alike {
     sizes: Option<Histogram>,
     /// Of writes only.
     bodies: Option<Histogram>,
-    running: Gauge,
     /// Requests answered, by code.
     total: Mutex<Vec<(u16, Counter)>>,
 }
@@ -170,37 +179,37 @@ impl RequestMetrics {
     }
 
     fn made(&self, key: Key<String>) -> Alike {
-        let is_read = matches!(key.verb, "GET" | "LIST");
-        let has_objective = key.dry_run.is_empty() && key.verb != "WATCH";
-        let body_verb = match key.verb {
-            "POST" => Some("create"),
-            "PUT" => Some("update"),
-            "PATCH" | "APPLY" => Some("patch"),
-            "DELETE" if key.scope == "resource" => Some("delete"),
-            "DELETE" => Some("delete_collection"),
-            _ => None,
-        };
         let running = if key.long_running {
             self.longrunning.get_or_create(&key.labels()).clone()
         } else {
-            let request_kind = if is_read { "readOnly" } else { "mutating" };
+            let request_kind = if key.is_read() { "readOnly" } else { "mutating" };
             self.inflight.get_or_create(&KindLabels { request_kind }).clone()
         };
-        Alike {
-            duration: self.duration.get_or_create(&key.duration_labels()).clone(),
-            objectives: has_objective.then(|| self.objectives.get_or_create(&key.labels()).clone()),
-            sizes: is_read.then(|| self.sizes.get_or_create(&key.labels()).clone()),
-            bodies: body_verb.map(|verb| {
-                let labels = BodyLabels { group: key.group.clone(), resource: key.resource.clone(), verb };
-                self.bodies.get_or_create(&labels).clone()
-            }),
-            running,
-            total: Mutex::default(),
-            key,
+        Alike { running, counted: OnceLock::new(), key }
+    }
+
+    fn counted<'a>(&self, alike: &'a Alike) -> &'a Counted {
+        alike.counted.get_or_init(|| {
+            let key = &alike.key;
+            let has_objective = key.dry_run.is_empty() && key.verb != "WATCH";
+            Counted {
+                duration: self.duration.get_or_create(&key.duration_labels()).clone(),
+                objectives: has_objective.then(|| self.objectives.get_or_create(&key.labels()).clone()),
+                sizes: key.is_read().then(|| self.sizes.get_or_create(&key.labels()).clone()),
+                bodies: key.body_labels().map(|labels| self.bodies.get_or_create(&labels).clone()),
+                total: Mutex::default(),
+            }
+        })
+    }
+
+    /// Notes the size of a body that was read.
+    pub(crate) fn read_body(&self, alike: &Alike, bytes: usize) {
+        if let Some(bodies) = &self.counted(alike).bodies {
+            bodies.observe(bytes as f64);
         }
     }
 
-    /// Counts a finished request, of which it `waited` for its turn; answers what is to be sent.
+    /// Counts a request that was answered, of which it `waited` for its turn; answers what is to be sent.
     pub(crate) fn finished(
         &self,
         alike: &Alike,
@@ -209,18 +218,23 @@ impl RequestMetrics {
         took: Duration,
         waited: Duration,
     ) -> Response {
-        alike.duration.observe(took.as_secs_f64());
-        if let Some(objectives) = &alike.objectives {
+        self.observe(alike, user, response.status(), took, waited);
+        match &self.counted(alike).sizes {
+            Some(sizes) => sizes::observed(response, sizes),
+            None => response,
+        }
+    }
+
+    fn observe(&self, alike: &Alike, user: &str, code: StatusCode, took: Duration, waited: Duration) {
+        let counted = self.counted(alike);
+        counted.duration.observe(took.as_secs_f64());
+        if let Some(objectives) = &counted.objectives {
             objectives.observe(took.saturating_sub(waited).as_secs_f64());
         }
         if user == APISERVER_USER {
             self.own.get_or_create(&alike.key.self_labels()).inc();
         }
-        self.count(alike, response.status());
-        match &alike.sizes {
-            Some(sizes) => sizes::observed(response, sizes),
-            None => response,
-        }
+        self.count(alike, code);
     }
 
     /// Counts a request that was given up.
@@ -231,7 +245,7 @@ impl RequestMetrics {
     /// Counts a request by its code alone.
     pub(crate) fn count(&self, alike: &Alike, code: StatusCode) {
         let code = code.as_u16();
-        let mut total = alike.total.lock();
+        let mut total = self.counted(alike).total.lock();
         if let Some((_, counter)) = total.iter().find(|(counted, _)| *counted == code) {
             counter.inc();
             return;
@@ -257,7 +271,7 @@ impl RequestMetrics {
 
 impl Alike {
     /// Counts a request as running until the guard is dropped.
-    pub(crate) fn running(&self) -> Running {
+    fn running(&self) -> Running {
         self.running.inc();
         Running(self.running.clone())
     }
@@ -265,13 +279,6 @@ impl Alike {
     /// Whether they are watches or connections.
     pub(crate) fn long_running(&self) -> bool {
         self.key.long_running
-    }
-
-    /// Notes the size of a body that was read.
-    pub(crate) fn read_body(&self, bytes: usize) {
-        if let Some(bodies) = &self.bodies {
-            bodies.observe(bytes as f64);
-        }
     }
 }
 
@@ -293,7 +300,7 @@ fn is_served(server: &Server, context: &RequestContext) -> bool {
 }
 
 /// A running request.
-pub(crate) struct Running(Gauge);
+struct Running(Gauge);
 
 impl Drop for Running {
     fn drop(&mut self) {

@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 
 use apimachinery::status::Status;
+use apiserver::Open;
 use component::http::{Body, boxed, empty, full};
 use component::serving::ConnInfo;
 use http::header::{
@@ -155,6 +156,7 @@ async fn splice(
     out: Request<Body>,
     location: &Location,
 ) -> Result<Response<Body>, Status> {
+    let open = Open::of(request.extensions());
     let ours = hyper::upgrade::on(request);
     let mut answer = connector
         .send(location, out)
@@ -167,6 +169,7 @@ async fn splice(
     let (mut head, _) = answer.into_parts();
     head.extensions.clear();
     connector.spawn(async move {
+        let _open = open;
         match tokio::try_join!(ours, theirs) {
             Ok((ours, theirs)) => {
                 let (mut ours, mut theirs) = (TokioIo::new(ours), TokioIo::new(theirs));

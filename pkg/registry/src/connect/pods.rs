@@ -22,7 +22,6 @@ use futures::StreamExt;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
-use hyper::upgrade::OnUpgrade;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::forward::{forward, is_upgrade};
@@ -244,7 +243,7 @@ impl SubresourceHandler for PodLog {
 }
 
 /// A log as text, or as WebSocket messages where the client asks for them.
-fn stream_log(mut request: Request<Body>, log: Body) -> Result<Response<Body>, Status> {
+fn stream_log(request: Request<Body>, log: Body) -> Result<Response<Body>, Status> {
     if !websocket::is_wanted(request.headers()) {
         return Ok(text_plain(log));
     }
@@ -259,8 +258,8 @@ fn stream_log(mut request: Request<Body>, log: Body) -> Result<Response<Body>, S
         log.into_data_stream().filter_map(move |piece| futures::future::ready(piece.ok().map(encode)));
     // an empty message first tells the client that the connection stands
     let messages = futures::stream::once(futures::future::ready(Bytes::new())).chain(lines);
-    let upgrade = request.extensions_mut().remove::<OnUpgrade>();
-    websocket::serve(request.headers(), upgrade, binary, chosen.map(|(name, _)| name), messages)
+    let (mut parts, _) = request.into_parts();
+    websocket::serve(&parts.headers, &mut parts.extensions, binary, chosen.map(|(name, _)| name), messages)
 }
 
 fn text_plain(body: Body) -> Response<Body> {

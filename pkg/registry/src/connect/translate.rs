@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apimachinery::status::Status;
-use apiserver::websocket;
+use apiserver::{Open, websocket};
 use bytes::{BufMut, Bytes, BytesMut};
 use component::http::{Body, empty};
 use futures::stream::{SplitSink, SplitStream};
@@ -113,8 +113,9 @@ pub(super) fn translate(
         .extensions_mut()
         .remove::<OnUpgrade>()
         .ok_or_else(|| Status::bad_request("this connection cannot be upgraded"))?;
-    let dialer = Arc::clone(connector);
+    let (dialer, open) = (Arc::clone(connector), Open::of(request.extensions()));
     connector.spawn(async move {
+        let _open = open;
         let socket = match upgrade.await {
             Ok(upgraded) => socket(upgraded).await,
             Err(error) => {

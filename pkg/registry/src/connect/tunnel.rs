@@ -4,7 +4,7 @@
 //! Source: `k8s.io/apiserver/pkg/util/proxy/streamtunnel.go`, KEP-4006.
 
 use apimachinery::status::Status;
-use apiserver::websocket;
+use apiserver::{Open, websocket};
 use bytes::{Bytes, BytesMut};
 use component::http::{Body, empty};
 use futures::{SinkExt, StreamExt};
@@ -78,7 +78,9 @@ pub(super) async fn tunnel(
         .remove::<OnUpgrade>()
         .ok_or_else(|| Status::bad_request("this connection cannot be upgraded"))?;
     let theirs = hyper::upgrade::on(&mut answer);
+    let open = Open::of(request.extensions());
     connector.spawn(async move {
+        let _open = open;
         match tokio::try_join!(ours, theirs) {
             Ok((ours, theirs)) => carry(socket(ours).await, theirs).await,
             Err(error) => tracing::debug!(%error, "a tunnel's connection was not upgraded"),
