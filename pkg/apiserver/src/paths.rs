@@ -44,9 +44,9 @@ pub(crate) async fn respond(
     match path.trim_end_matches('/') {
         "/metrics" => {
             server.storage_size.refresh(&server.store).await;
-            Ok(server.process_metrics.respond(headers))
+            Ok(server.process_metrics.respond())
         }
-        "/metrics/slis" => Ok(server.process_metrics.respond_indicators(headers)),
+        "/metrics/slis" => Ok(server.process_metrics.respond_indicators()),
         "/version" => {
             let media = negotiate::single(headers, &context.query)?;
             Ok(respond::object(StatusCode::OK, &server.version, None, &media))

@@ -202,7 +202,7 @@ mod tests {
         assert_eq!(body(checks.respond("readyz", Some("etcd"), None).await).await.0, 500);
         assert_eq!(body(checks.respond("readyz", Some("ping"), None).await).await.0, 200);
         assert_eq!(body(checks.respond("readyz", Some("none"), None).await).await.0, 404);
-        let (_, counted) = body(metrics.respond_indicators(&http::HeaderMap::new())).await;
+        let (_, counted) = body(metrics.respond_indicators()).await;
         for line in [
             "kubernetes_healthcheck{name=\"ping\",type=\"livez\"} 1",
             "kubernetes_healthcheck{name=\"etcd\",type=\"readyz\"} 0",

@@ -1,11 +1,11 @@
 //! Metrics of a process and their text form.
 //!
-//! prometheus-client writes OpenMetrics; scrapers that do not ask for it get the classic text format, which differs in
-//! where `_total` stands and in the trailing `# EOF`.
+//! prometheus-client writes OpenMetrics. Upstream's components answer everybody in the classic text format, also those who
+//! would rather have OpenMetrics, and queries name buckets as that has them (`le="1"`, not `le="1.0"`); so do ours.
 
 use std::sync::Arc;
 
-use http::{HeaderMap, StatusCode, header};
+use http::{StatusCode, header};
 use nix::sys::resource::{Resource, getrlimit};
 use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
@@ -20,7 +20,6 @@ use crate::health::HealthMetrics;
 use crate::http::{Response, full};
 use crate::version::BuildInfo;
 
-const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The metrics of one process; clones share them.
@@ -72,30 +71,24 @@ impl Metrics {
         self.bare.lock().push(name);
     }
 
-    /// Answers `/metrics` in the format the request accepts.
-    pub fn respond(&self, request: &HeaderMap) -> Response {
-        self.respond_with(&self.registry, request)
+    /// Answers `/metrics`.
+    pub fn respond(&self) -> Response {
+        self.respond_with(&self.registry)
     }
 
     /// Answers `/metrics/slis`, the service level indicators (KEP-3466): outcomes of health checks.
-    pub fn respond_indicators(&self, request: &HeaderMap) -> Response {
-        self.respond_with(&self.indicators, request)
+    pub fn respond_indicators(&self) -> Response {
+        self.respond_with(&self.indicators)
     }
 
-    fn respond_with(&self, registry: &Mutex<Registry>, request: &HeaderMap) -> Response {
+    fn respond_with(&self, registry: &Mutex<Registry>) -> Response {
         let mut encoded = String::new();
         let outcome = text::encode(&mut encoded, &registry.lock());
         if outcome.is_err() {
             return crate::http::text(StatusCode::INTERNAL_SERVER_ERROR, "metrics could not be encoded\n");
         }
-        let accept = request.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
-        let (kind, body) = if accept.contains("application/openmetrics-text") {
-            (OPENMETRICS, encoded)
-        } else {
-            (CLASSIC, classic(&encoded, &self.bare.lock()))
-        };
-        let mut response = http::Response::new(full(body));
-        response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+        let mut response = http::Response::new(full(classic(&encoded, &self.bare.lock())));
+        response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(CLASSIC));
         response
     }
 }
@@ -121,17 +114,49 @@ fn classic(openmetrics: &str, bare: &[&str]) -> String {
                 out.push_str(tail);
             }
             Some(_) => out.push_str(line),
-            None => match line.split_once("_total") {
-                Some((name, sample)) if bare.contains(&name) => {
-                    out.push_str(name);
-                    out.push_str(sample);
-                }
-                _ => out.push_str(line),
-            },
+            None => sample(line, bare, &mut out),
         }
         out.push('\n');
     }
     out
+}
+
+/// A sample in the classic format.
+fn sample(line: &str, bare: &[&str], out: &mut String) {
+    const BUCKET: &str = "le=\"";
+    if let Some((name, rest)) = line.split_once("_total")
+        && bare.contains(&name)
+    {
+        out.push_str(name);
+        out.push_str(rest);
+    } else if let Some(at) = line.find(BUCKET).map(|at| at + BUCKET.len())
+        && let Some((bound, rest)) = line[at..].split_once('"')
+        && let Ok(number) = bound.parse::<f64>()
+    {
+        out.push_str(&line[..at]);
+        out.push_str(&go_number(number));
+        out.push('"');
+        out.push_str(rest);
+    } else {
+        out.push_str(line);
+    }
+}
+
+/// A number as Go writes it (`strconv.FormatFloat` with `'g'` and as many digits as it takes).
+fn go_number(number: f64) -> String {
+    const LARGEST_EXPONENT: i32 = 6;
+    if number.is_infinite() {
+        return if number > 0.0 { "+Inf".into() } else { "-Inf".into() };
+    }
+    let scientific = format!("{number:e}");
+    let Some((digits, exponent)) = scientific.split_once('e') else { return scientific };
+    match exponent.parse::<i32>() {
+        Ok(exponent) if !(-4..LARGEST_EXPONENT).contains(&exponent) => {
+            let sign = if exponent < 0 { '-' } else { '+' };
+            format!("{digits}e{sign}{:02}", exponent.abs())
+        }
+        _ => format!("{number}"),
+    }
 }
 
 /// `kubernetes_build_info` and `kubernetes_feature_enabled`.
@@ -247,6 +272,24 @@ mod tests {
     use super::*;
     use http_body_util::BodyExt;
     use prometheus_client::metrics::counter::Counter;
+    use prometheus_client::metrics::histogram::Histogram;
+
+    #[test]
+    fn numbers_are_written_as_in_go() {
+        for (number, text) in [
+            (0.0, "0"),
+            (1.0, "1"),
+            (0.005, "0.005"),
+            (1.25, "1.25"),
+            (150_000.0, "150000"),
+            (1e6, "1e+06"),
+            (3.05e6, "3.05e+06"),
+            (5e-6, "5e-06"),
+            (f64::INFINITY, "+Inf"),
+        ] {
+            assert_eq!(go_number(number), text);
+        }
+    }
 
     #[tokio::test]
     async fn counters_have_classic_names() {
@@ -256,7 +299,10 @@ mod tests {
         metrics.register(|r| r.register("authentication_attempts", "Attempts", counter.clone()));
         metrics.register_bare("authentication_attempts");
         counter.inc();
-        let body = metrics.respond(&HeaderMap::new()).into_body().collect().await.expect("memory").to_bytes();
+        let seconds = Histogram::new([0.5, 1.0]);
+        metrics.register(|r| r.register("seconds", "Seconds", seconds.clone()));
+        seconds.observe(0.7);
+        let body = metrics.respond().into_body().collect().await.expect("memory").to_bytes();
         let text = String::from_utf8(body.to_vec()).expect("text");
         assert!(
             text.contains("# TYPE apiserver_request_total counter\napiserver_request_total 1\n"),
@@ -268,6 +314,9 @@ mod tests {
         );
         assert!(text.contains("kubernetes_feature_enabled{name=\"WatchList\",stage=\"BETA\"} 1\n"), "{text}");
         assert!(text.contains("kubernetes_build_info{major=\"1\",minor=\"36\","), "{text}");
+        for bucket in ["{le=\"0.5\"} 0\n", "{le=\"1\"} 1\n", "{le=\"+Inf\"} 1\n"] {
+            assert!(text.contains(&format!("seconds_bucket{bucket}")), "{text}");
+        }
         assert!(text.contains("process_resident_memory_bytes "), "{text}");
         assert!(!text.contains("# EOF"), "{text}");
     }

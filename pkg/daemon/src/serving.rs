@@ -166,8 +166,8 @@ impl Endpoints {
         }
         let query = request.uri.query().map(str::to_owned);
         match path.trim_start_matches('/').split_once('/').unwrap_or((path.trim_start_matches('/'), "")) {
-            ("metrics", "") => self.metrics.respond(&request.headers),
-            ("metrics", "slis") => self.metrics.respond_indicators(&request.headers),
+            ("metrics", "") => self.metrics.respond(),
+            ("metrics", "slis") => self.metrics.respond_indicators(),
             (kind @ ("healthz" | "livez" | "readyz"), check) => {
                 let which = Some(check).filter(|check| !check.is_empty());
                 self.checks.respond(kind, which, query.as_deref()).await

@@ -119,7 +119,7 @@ fn admin(cluster: Arc<Cluster>) -> impl Fn(Request) -> BoxFuture<'static, Respon
             match request.uri().path() {
                 "/health" | "/healthz" => component::http::text(http::StatusCode::OK, "OK"),
                 "/ready" | "/readyz" => ready.respond("readyz", None, request.uri().query()).await,
-                "/metrics" => metrics.respond(request.headers()),
+                "/metrics" => metrics.respond(),
                 _ => component::http::text(http::StatusCode::NOT_FOUND, "404 page not found\n"),
             }
         })

@@ -270,10 +270,10 @@ impl Server {
             Route::Health(which) => {
                 self.checks.respond("healthz", which.as_deref(), request.uri().query()).await
             }
-            Route::Metrics => self.metrics.respond(request.headers()),
-            Route::Indicators => self.metrics.respond_indicators(request.headers()),
+            Route::Metrics => self.metrics.respond(),
+            Route::Indicators => self.metrics.respond_indicators(),
             Route::ResourceMetrics => stats::resource_metrics(&self.kubelet, &self.overview).await,
-            Route::ProbeMetrics => self.probes.respond(request.headers()),
+            Route::ProbeMetrics => self.probes.respond(),
             Route::ContainerMetrics => collect::cadvisor(&self.kubelet, &self.overview).await,
             Route::Configz => json(&serde_json::json!({"kubeletconfig": self.kubelet.config.shown})),
             Route::Summary => stats::summary(&self.kubelet, &self.overview).await,

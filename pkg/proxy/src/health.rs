@@ -95,8 +95,8 @@ impl Handler for Admin {
             ("/livez", None) => self.health.respond(self.health.alive()),
             ("/healthz", None) => self.health.respond(self.health.eligible()),
             ("/healthz", Some(_)) => component::http::text(StatusCode::OK, "ok"),
-            ("/metrics", Some(metrics)) => metrics.respond(request.headers()),
-            ("/metrics/slis", Some(metrics)) => metrics.respond_indicators(request.headers()),
+            ("/metrics", Some(metrics)) => metrics.respond(),
+            ("/metrics/slis", Some(metrics)) => metrics.respond_indicators(),
             ("/proxyMode", Some(_)) => component::http::text(StatusCode::OK, "iptables"),
             _ => component::http::text(StatusCode::NOT_FOUND, "404 page not found\n"),
         };
