@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use fjall::config::FilterPolicy;
@@ -41,6 +41,8 @@ const CACHE_BYTES: u64 = 1024 * 1024;
 const FULL: u64 = 1024 * 1024;
 /// A reclaim is worth it from so many freed bytes on.
 const RECLAIM_BYTES: usize = 32 * 1024 * 1024;
+/// One that has given back too little is tried again after this time: the engine leaves alone what it is merging at the time.
+const RECLAIM_AGAIN: Duration = Duration::from_secs(5);
 
 /// Writes that become durable together.
 #[derive(Default)]
@@ -77,6 +79,7 @@ pub(super) struct Disk {
     /// Free bytes the file system must keep.
     min_free: u64,
     freed_since_reclaim: usize,
+    reclaimed: Instant,
     /// Bytes of records written since [`Disk::settle`].
     unsettled: usize,
     reclaim: Option<std::thread::JoinHandle<()>>,
@@ -128,6 +131,7 @@ impl Disk {
             engine: Some(engine),
             min_free,
             freed_since_reclaim: 0,
+            reclaimed: Instant::now(),
             unsettled: 0,
             reclaim: None,
             archive,
@@ -202,14 +206,19 @@ impl Disk {
 
     /// Gives freed space back to the file system, in the background, when there is enough of it.
     pub(super) fn reclaim(&mut self, live_bytes: usize) {
-        if self.freed_since_reclaim < RECLAIM_BYTES.max(live_bytes / 2) {
-            return;
-        }
         if self.reclaim.as_ref().is_some_and(|thread| !thread.is_finished()) {
             return;
         }
         let Some(engine) = &self.engine else { return };
         let data = engine.data.clone();
+        let has_freed = self.freed_since_reclaim >= RECLAIM_BYTES.max(live_bytes / 2);
+        let has_too_much = || {
+            self.reclaimed.elapsed() >= RECLAIM_AGAIN
+                && data.disk_space() > (2 * live_bytes + 2 * RECLAIM_BYTES) as u64
+        };
+        if !has_freed && !has_too_much() {
+            return;
+        }
         let work = move || {
             let done = data.rotate_memtable_and_wait().and_then(|()| data.major_compact());
             if let Err(error) = done {
@@ -219,6 +228,7 @@ impl Disk {
         match std::thread::Builder::new().name("store-reclaim".into()).spawn(work) {
             Ok(thread) => {
                 self.freed_since_reclaim = 0;
+                self.reclaimed = Instant::now();
                 self.reclaim = Some(thread);
             }
             Err(error) => tracing::warn!(%error, "cannot reclaim space in the store"),
@@ -454,5 +464,39 @@ fn engine_error(what: &str, error: &fjall::Error) -> Error {
         ) => Error::Corrupt(text),
         Some(_) => Error::Unavailable(text),
         None => Error::Corrupt(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn space_that_a_reclaim_left_is_given_back_later() {
+        const RECORD_BYTES: usize = 1024 * 1024;
+        const RECORDS: i64 = 100;
+        let dir = tempfile::tempdir().unwrap();
+        let (mut disk, _) = Disk::open(dir.path(), 0).unwrap();
+        let places: Vec<Place> = (1..=RECORDS).map(|i| Place { revision: Revision(i), sub: 0 }).collect();
+        for place in &places {
+            let value = Some(Bytes::from(vec![b'v'; RECORD_BYTES]));
+            let record =
+                Record { place: *place, key: "/k".into(), value, created: place.revision, lease: None };
+            disk.commit(&Batch { records: vec![record], ..Batch::default() }, place.revision).unwrap();
+        }
+        // as if a reclaim had just been made, and had not given this back
+        disk.commit(&Batch { free: places, ..Batch::default() }, Revision(RECORDS)).unwrap();
+        disk.reclaim(0);
+        assert!(disk.reclaim.is_none(), "too soon");
+        let started = Instant::now();
+        let tables = |disk: &Disk| disk.engine.as_ref().unwrap().data.disk_space();
+        while tables(&disk) > RECORD_BYTES as u64 {
+            assert!(started.elapsed() < Duration::from_secs(120), "{} bytes are left", tables(&disk));
+            if let Some(earlier) = Instant::now().checked_sub(RECLAIM_AGAIN) {
+                disk.reclaimed = earlier;
+            }
+            disk.reclaim(0);
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 }
