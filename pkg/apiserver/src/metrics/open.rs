@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use auth::UserInfo;
 use component::http::Response;
 use http::{Extensions, StatusCode};
+use http_body::Body as _;
 use http_body_util::BodyExt as _;
 
 use super::{Alike, Running};
@@ -48,6 +49,10 @@ impl Open {
     /// The answer to a watch or a connection, which is over when the answer's body is, or what else holds on to it.
     pub(crate) fn answered(self: &Arc<Self>, response: Response, user: Arc<UserInfo>) -> Response {
         let _ = self.answered.set((response.status(), user));
+        if response.body().size_hint().exact().is_some() {
+            // all of it is there already, and clients are told its length
+            return response;
+        }
         let open = Arc::clone(self);
         response.map(|body| {
             let followed = body.map_frame(move |frame| {
