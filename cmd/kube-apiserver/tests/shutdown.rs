@@ -22,6 +22,9 @@ fn slow_body() -> (UnboundedSender<Bytes>, Body) {
     (sender, StreamBody::new(frames).boxed_unsync())
 }
 
+/// What metrics say while a write is under way.
+const ONE_WRITE: &str = "apiserver_current_inflight_requests{request_kind=\"mutating\"} 1";
+
 /// A create whose body has come in part, and a watch: both under way.
 struct UnderWay {
     rest: UnboundedSender<Bytes>,
@@ -49,6 +52,14 @@ impl UnderWay {
             let bytes = response.into_body().collect().await?.to_bytes();
             anyhow::Ok((code, serde_json::from_slice(&bytes).unwrap_or_default()))
         });
+        // the server has it too before anything else happens
+        let taken = async {
+            while !door.get("/metrics").await?.2.contains(ONE_WRITE) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            anyhow::Ok(())
+        };
+        tokio::time::timeout(PATIENCE, taken).await??;
         Ok(Self { rest, create, watch })
     }
 
