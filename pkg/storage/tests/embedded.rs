@@ -304,10 +304,11 @@ async fn compaction_shrinks_memory_and_disk() {
     }
     assert!(storage.stats().bytes >= 120_000_000);
     storage.compact(last).await.unwrap();
+    // a journal of 64 MB is always there, and what is not worth a merge may be
     let shrunk = async {
         loop {
             let stats = storage.stats();
-            if stats.bytes <= 1_000_100 && stats.history_bytes == 0 && stats.disk_bytes < 70_000_000 {
+            if stats.bytes <= 1_000_100 && stats.history_bytes == 0 && stats.disk_bytes < 100_000_000 {
                 break;
             }
             put(&storage, "/x", "1").await;

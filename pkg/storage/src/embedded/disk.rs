@@ -40,7 +40,7 @@ const CACHE_BYTES: u64 = 1024 * 1024;
 /// With less than this free, a failed write is put down to lack of space.
 const FULL: u64 = 1024 * 1024;
 /// A reclaim is worth it from so many freed bytes on.
-const RECLAIM_BYTES: usize = 32 * 1024 * 1024;
+const RECLAIM_BYTES: u64 = 32 * 1024 * 1024;
 /// One that has given back too little is tried again after this time: the engine leaves alone what it is merging at the time.
 const RECLAIM_AGAIN: Duration = Duration::from_secs(5);
 
@@ -78,7 +78,7 @@ pub(super) struct Disk {
     engine: Option<Engine>,
     /// Free bytes the file system must keep.
     min_free: u64,
-    freed_since_reclaim: usize,
+    freed_since_reclaim: u64,
     reclaimed: Instant,
     /// Bytes of records written since [`Disk::settle`].
     unsettled: usize,
@@ -174,7 +174,7 @@ impl Disk {
             let full = !matches!(error, Error::NoSpace(_)) && self.free_bytes().is_ok_and(|free| free < FULL);
             return Err(if full { no_space(&error.to_string()) } else { error });
         }
-        self.freed_since_reclaim += batch.freed_bytes;
+        self.freed_since_reclaim += batch.freed_bytes as u64;
         self.unsettled += batch.value_bytes();
         Ok(())
     }
@@ -204,17 +204,17 @@ impl Disk {
         Ok(())
     }
 
-    /// Gives freed space back to the file system, in the background, when there is enough of it.
-    pub(super) fn reclaim(&mut self, live_bytes: usize) {
+    /// Gives freed space back to the file system, in the background, when there is enough of it beside `kept` bytes.
+    pub(super) fn reclaim(&mut self, kept: u64) {
         if self.reclaim.as_ref().is_some_and(|thread| !thread.is_finished()) {
             return;
         }
         let Some(engine) = &self.engine else { return };
         let data = engine.data.clone();
-        let has_freed = self.freed_since_reclaim >= RECLAIM_BYTES.max(live_bytes / 2);
+        let has_freed = self.freed_since_reclaim >= RECLAIM_BYTES.max(kept / 2);
         let has_too_much = || {
             self.reclaimed.elapsed() >= RECLAIM_AGAIN
-                && data.disk_space() > (2 * live_bytes + 2 * RECLAIM_BYTES) as u64
+                && data.disk_space() > kept + RECLAIM_BYTES.max(kept / 2)
         };
         if !has_freed && !has_too_much() {
             return;
@@ -490,7 +490,8 @@ mod tests {
         assert!(disk.reclaim.is_none(), "too soon");
         let started = Instant::now();
         let tables = |disk: &Disk| disk.engine.as_ref().unwrap().data.disk_space();
-        while tables(&disk) > RECORD_BYTES as u64 {
+        // with less than that in them they are left alone
+        while tables(&disk) > RECLAIM_BYTES {
             assert!(started.elapsed() < Duration::from_secs(120), "{} bytes are left", tables(&disk));
             if let Some(earlier) = Instant::now().checked_sub(RECLAIM_AGAIN) {
                 disk.reclaimed = earlier;

@@ -58,6 +58,11 @@ impl Unloaded {
         }
     }
 
+    /// Bytes on disk that nothing but these changes needs.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Takes out the changes up to a revision.
     pub(super) fn take_to(&mut self, revision: Revision) -> Vec<Passed> {
         let n = self.changes.partition_point(|passed| passed.revision <= revision);

@@ -179,7 +179,7 @@ impl Writer {
         if forgotten > 0
             && let Some(disk) = &mut self.disk
         {
-            disk.reclaim(live_bytes);
+            disk.reclaim(live_bytes as u64 + self.unloaded.bytes());
             self.shared.disk_bytes.store(disk.bytes(), Ordering::Relaxed);
         }
     }
