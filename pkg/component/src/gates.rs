@@ -4,8 +4,6 @@
 //! understood. What this tree does is what the defaults say: asking for the default is accepted, asking for the other
 //! state of a gate is refused, because nothing would change. Source: upstream's versioned list of gates.
 
-use std::collections::BTreeMap;
-
 /// How far a gate's feature has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
@@ -150,11 +148,6 @@ pub fn gates() -> impl Iterator<Item = Gate> {
 /// The default state of a gate in v1.36, `None` for one that does not exist.
 pub fn default_state(name: &str) -> Option<bool> {
     gates().find(|gate| gate.name == name).map(|gate| gate.on)
-}
-
-/// Every gate with its default state.
-pub fn all() -> BTreeMap<&'static str, bool> {
-    gates().map(|gate| (gate.name, gate.on)).collect()
 }
 
 /// Checks that what is asked for is what this build does.

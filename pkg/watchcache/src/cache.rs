@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::announced::Announced;
-use crate::counts::{Count, Counts};
+use crate::counts::Counts;
 use crate::error::Error;
 use crate::kept::Budget;
 use crate::object::{Codec, Decoded, StoredObject, StoredText};
@@ -209,8 +209,12 @@ pub struct Stats {
     pub undecodable: u64,
     /// Objects sent to watches as they began.
     pub initial_events: u64,
-    /// Lists answered, objects they looked at, and objects they answered.
-    pub lists: [u64; 3],
+    /// Lists answered.
+    pub lists: u64,
+    /// Objects that lists looked at.
+    pub looked_at: u64,
+    /// Objects that lists answered.
+    pub listed: u64,
 }
 
 /// A cache of one resource. Stops when dropped or [`WatchCache::stop`]ped.
@@ -435,7 +439,9 @@ impl WatchCache {
             events: counts.events.get(),
             undecodable: counts.undecodable.get(),
             initial_events: counts.initial_events.get(),
-            lists: [&counts.lists, &counts.looked_at, &counts.listed].map(Count::get),
+            lists: counts.lists.get(),
+            looked_at: counts.looked_at.get(),
+            listed: counts.listed.get(),
         }
     }
 

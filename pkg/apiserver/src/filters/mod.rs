@@ -64,10 +64,10 @@ pub(crate) async fn run(server: Arc<Server>, request: Request) -> Response {
         user_agent: user_agent(&request),
         warnings: warnings.clone(),
     };
-    let alike = server.metrics.of(&server, &context, &request, long_running);
-    let open = Open::begin(&server, Arc::clone(&alike), started);
+    let open = Open::begin(&server, server.metrics.of(&server, &context, &request, long_running), started);
+    let counted = is_counted(&context);
     let deadline = if long_running { None } else { Some(deadline(&context, server.limits.request_timeout)) };
-    let mut passage = Passage { counted: is_counted(&context), ..Passage::default() };
+    let mut passage = Passage::default();
     let outcome = {
         let guarded = AssertUnwindSafe(inner(&server, context, request, &open, &mut passage)).catch_unwind();
         match deadline {
@@ -76,7 +76,7 @@ pub(crate) async fn run(server: Arc<Server>, request: Request) -> Response {
             Some(Ok(allowed)) => match tokio::time::timeout(allowed, guarded).await {
                 Ok(outcome) => outcome,
                 Err(_) => {
-                    server.metrics.terminated(&alike, StatusCode::GATEWAY_TIMEOUT);
+                    server.metrics.terminated(open.alike(), StatusCode::GATEWAY_TIMEOUT);
                     Ok(Err(Status::timeout("request did not complete within the allotted timeout", 0)))
                 }
             },
@@ -112,10 +112,10 @@ pub(crate) async fn run(server: Arc<Server>, request: Request) -> Response {
         micros = started.elapsed().as_micros() as u64, audit_id = %audit_id, "request"
     );
     let response = if long_running { response } else { compress::compress(response, compression) };
-    let response = match passage {
-        Passage { counted: true, reached: Some(user), .. } if long_running => open.answered(response, user),
-        Passage { counted: true, reached: Some(user), waited } => {
-            server.metrics.finished(&alike, &user.name, response, started.elapsed(), waited)
+    let response = match passage.reached {
+        Some(user) if counted && long_running => open.answered(response, user),
+        Some(user) if counted => {
+            server.metrics.finished(open.alike(), &user.name, response, started.elapsed(), passage.waited)
         }
         _ => response,
     };
@@ -125,8 +125,6 @@ pub(crate) async fn run(server: Arc<Server>, request: Request) -> Response {
 /// How far a request came, as far as metrics want to know.
 #[derive(Default)]
 struct Passage {
-    /// Requests like it are counted.
-    counted: bool,
     /// Whom a handler answers: whoever is not let in is not counted, as upstream counts behind its filters.
     reached: Option<Arc<UserInfo>>,
     /// How long it waited for its turn.

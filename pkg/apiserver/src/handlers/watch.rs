@@ -46,10 +46,9 @@ pub(crate) async fn handle(exchange: Exchange) -> Result<Response, Status> {
     let metrics = exchange.server.watches.of(&exchange.context);
     let outgoing = Outgoing { watcher, encoder, metrics, ready: VecDeque::new(), ended: false };
     if websocket::is_wanted(&exchange.parts.headers) {
-        let mut parts = exchange.parts;
         let binary = media.format == Format::Protobuf;
         let messages = outgoing.flat_map(move |batch| futures::stream::iter(messages(&batch, binary)));
-        return websocket::serve(&parts.headers, &mut parts.extensions, binary, None, messages);
+        return websocket::serve(exchange.parts, binary, None, messages);
     }
     let mut response = Response::new(outgoing.boxed_unsync());
     let content_type = HeaderValue::from_static(match media.format {

@@ -12,7 +12,8 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::{BufMut, Bytes, BytesMut};
 use component::http::{Response, empty};
 use futures::{Stream, StreamExt};
-use http::{Extensions, HeaderMap, HeaderValue, StatusCode, header};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf};
@@ -75,19 +76,19 @@ pub fn switching(headers: &HeaderMap, protocol: Option<&str>) -> Result<Response
     Ok(response)
 }
 
-/// Switches to WebSocket and sends the messages; ends when they do or the client goes. The extensions are the request's.
+/// Switches a request to WebSocket and sends the messages; ends when they do or the client goes.
 pub fn serve(
-    headers: &HeaderMap,
-    extensions: &mut Extensions,
+    mut request: Parts,
     binary: bool,
     protocol: Option<&str>,
     messages: impl Stream<Item = Bytes> + Send + 'static,
 ) -> Result<Response, Status> {
-    let response = switching(headers, protocol)?;
-    let upgrade = extensions
+    let response = switching(&request.headers, protocol)?;
+    let upgrade = request
+        .extensions
         .remove::<OnUpgrade>()
         .ok_or_else(|| Status::bad_request("this connection cannot be upgraded"))?;
-    let open = Open::of(extensions);
+    let open = Open::of(&request.extensions);
     tokio::spawn(async move {
         let _open = open;
         match upgrade.await {

@@ -6,10 +6,11 @@ use indexmap::Equivalent;
 use prometheus_client::encoding::EncodeLabelSet;
 
 use crate::context::RequestContext;
+use crate::handlers::patch::APPLY;
 use crate::requestinfo::RequestInfo;
 
 /// The component that requests are counted for; those of health paths have none.
-pub(super) const COMPONENT: &str = "apiserver";
+const COMPONENT: &str = "apiserver";
 
 /// What a request counts as; texts are owned or borrowed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -107,8 +108,8 @@ fn verb(info: &RequestInfo, request: &Request, long_running: bool) -> &'static s
 }
 
 fn is_apply(request: &Request) -> bool {
-    const APPLY: &[u8] = b"application/apply-patch+yaml";
-    request.headers().get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(APPLY))
+    let content_type = request.headers().get(header::CONTENT_TYPE);
+    content_type.is_some_and(|value| value.as_bytes().starts_with(APPLY.as_bytes()))
 }
 
 fn dry_run(asked: Option<&str>) -> &'static str {

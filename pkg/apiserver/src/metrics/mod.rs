@@ -88,6 +88,8 @@ struct Counted {
     sizes: Option<Histogram>,
     /// Of writes only.
     bodies: Option<Histogram>,
+    /// Of the server itself, once there was one.
+    own: OnceLock<Counter>,
     /// Requests answered, by code.
     total: Mutex<Vec<(u16, Counter)>>,
 }
@@ -197,6 +199,7 @@ impl RequestMetrics {
                 objectives: has_objective.then(|| self.objectives.get_or_create(&key.labels()).clone()),
                 sizes: key.is_read().then(|| self.sizes.get_or_create(&key.labels()).clone()),
                 bodies: key.body_labels().map(|labels| self.bodies.get_or_create(&labels).clone()),
+                own: OnceLock::new(),
                 total: Mutex::default(),
             }
         })
@@ -232,7 +235,8 @@ impl RequestMetrics {
             objectives.observe(took.saturating_sub(waited).as_secs_f64());
         }
         if user == APISERVER_USER {
-            self.own.get_or_create(&alike.key.self_labels()).inc();
+            let own = || self.own.get_or_create(&alike.key.self_labels()).clone();
+            counted.own.get_or_init(own).inc();
         }
         self.count(alike, code);
     }

@@ -50,7 +50,8 @@ const GAUGES: [Size; 4] = [
 type Done = (&'static str, &'static str, fn(&Stats) -> u64);
 
 /// By group and resource.
-const COUNTERS: [Done; 6] = [
+const COUNTERS: [Done; 7] = [
+    ("apiserver_cache_list_returned_objects", "Objects that lists answered", |s| s.listed),
     ("apiserver_init_events", "Objects sent to watches as they began", |s| s.initial_events),
     ("apiserver_storage_events_received", "Changes that the store told of", |s| s.events),
     ("apiserver_storage_decode_errors", "Stored values that cannot be decoded", |s| s.undecodable),
@@ -61,10 +62,10 @@ const COUNTERS: [Done; 6] = [
     ("apiserver_watch_cache_initializations", "Times that a watch cache began from a list", |s| s.starts),
 ];
 
-/// By group, resource and index: name, help, and which of [`Stats::lists`].
-const LISTS: [(&str, &str, usize); 2] = [
-    ("apiserver_cache_list", "Lists answered by a watch cache", 0),
-    ("apiserver_cache_list_fetched_objects", "Objects that lists looked at", 1),
+/// By group, resource and index.
+const LISTS: [Done; 2] = [
+    ("apiserver_cache_list", "Lists answered by a watch cache", |s| s.lists),
+    ("apiserver_cache_list_fetched_objects", "Objects that lists looked at", |s| s.looked_at),
 ];
 
 fn labels(resource: &GroupResource) -> [(&'static str, &str); 2] {
@@ -107,17 +108,12 @@ impl Collector for CacheSizes {
             for (resource, stats) in &stats {
                 let [group, resource] = labels(resource);
                 // all that is looked at is counted as without an index, though some lists use one
-                ConstCounter::new(stats.lists[value]).encode(metric.encode_family(&[
+                ConstCounter::new(value(stats)).encode(metric.encode_family(&[
                     group,
                     resource,
                     ("index", ""),
                 ])?)?;
             }
-        }
-        let (name, help) = ("apiserver_cache_list_returned_objects", "Objects that lists answered");
-        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for (resource, stats) in &stats {
-            ConstCounter::new(stats.lists[2]).encode(metric.encode_family(&labels(resource))?)?;
         }
         Ok(())
     }

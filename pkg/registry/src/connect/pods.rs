@@ -258,8 +258,7 @@ fn stream_log(request: Request<Body>, log: Body) -> Result<Response<Body>, Statu
         log.into_data_stream().filter_map(move |piece| futures::future::ready(piece.ok().map(encode)));
     // an empty message first tells the client that the connection stands
     let messages = futures::stream::once(futures::future::ready(Bytes::new())).chain(lines);
-    let (mut parts, _) = request.into_parts();
-    websocket::serve(&parts.headers, &mut parts.extensions, binary, chosen.map(|(name, _)| name), messages)
+    websocket::serve(request.into_parts().0, binary, chosen.map(|(name, _)| name), messages)
 }
 
 fn text_plain(body: Body) -> Response<Body> {

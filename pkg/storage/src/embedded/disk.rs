@@ -486,6 +486,7 @@ mod tests {
         }
         // as if a reclaim had just been made, and had not given this back
         disk.commit(&Batch { free: places, ..Batch::default() }, Revision(RECORDS)).unwrap();
+        disk.reclaimed = Instant::now();
         disk.reclaim(0);
         assert!(disk.reclaim.is_none(), "too soon");
         let started = Instant::now();

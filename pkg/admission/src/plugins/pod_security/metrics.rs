@@ -5,6 +5,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
+use super::is_pod;
 use super::policy::{LATEST_MINOR, LevelVersion};
 use crate::{AdmissionRequest, Operation};
 
@@ -47,7 +48,6 @@ impl Evaluations {
         if allowed && mode != Mode::Enforce {
             return;
         }
-        let is_pod = request.gvr.group.is_empty() && request.gvr.resource == "pods";
         let labels = Labels {
             decision: if allowed { "allow" } else { "deny" },
             policy_level: level.level.as_str(),
@@ -62,7 +62,7 @@ impl Evaluations {
                 Mode::Warn => "warn",
             },
             request_operation: if request.operation == Operation::Create { "create" } else { "update" },
-            resource: if is_pod { "pod" } else { "controller" },
+            resource: if is_pod(request) { "pod" } else { "controller" },
             subresource: request.subresource.clone(),
         };
         self.0.get_or_create(&labels).inc();

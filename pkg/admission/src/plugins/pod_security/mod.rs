@@ -48,6 +48,11 @@ fn details(violations: &[Violation]) -> String {
     texts.join(", ")
 }
 
+/// Whether a request is about a pod or one of its subresources.
+fn is_pod(request: &AdmissionRequest<'_>) -> bool {
+    request.gvr.group.is_empty() && request.gvr.resource == "pods"
+}
+
 /// Where a kind keeps its pod template, `None` for kinds without one.
 fn template_path(group: &str, resource: &str) -> Option<&'static [&'static str]> {
     match (group, resource) {
@@ -229,7 +234,7 @@ impl Plugin for PodSecurity {
         if request.is("", "namespaces") {
             return self.namespace_changed(request, notes);
         }
-        if request.gvr.group.is_empty() && request.gvr.resource == "pods" {
+        if is_pod(request) {
             let is_unchanged =
                 || request.operation == Operation::Update && !is_significant(request.object(), request.old());
             if HARMLESS.contains(&request.subresource.as_str()) || is_unchanged() {
