@@ -13,7 +13,7 @@ pub use fields::Fields;
 use crate::Value;
 use crate::default::Additions;
 use crate::known::KnownTexts;
-use crate::protobuf::WireTables;
+use crate::protobuf::{Message, WireTables};
 
 /// Index of a node in its [`Schema`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -260,9 +260,9 @@ impl Schema {
         self.additions.get_or_init(|| Additions::new(self))
     }
 
-    /// Fields by protobuf number.
-    pub(crate) fn wire(&self) -> &WireTables {
-        self.wire.get_or_init(|| WireTables::new(self))
+    /// The protobuf message of a type.
+    pub(crate) fn message(&self, id: NodeId) -> Message<'_> {
+        self.wire.get_or_init(|| WireTables::new(self)).of(self, id)
     }
 
     /// Number of nodes.

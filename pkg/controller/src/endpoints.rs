@@ -10,7 +10,6 @@ mod reconcile;
 mod slices;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use client::workqueue::WorkQueue;
 use client::{Event, Informer, Store};
@@ -29,9 +28,6 @@ pub(crate) use slices::start as start_slices;
 const HEADLESS: &str = "service.kubernetes.io/headless";
 /// When the change that led to the present endpoints happened; measured by network programming latency.
 const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
-
-/// Pod changes are gathered for this long, so that a rollout does not write a Service's endpoints for each pod.
-const BATCH: Duration = Duration::ZERO;
 
 fn is_headless(service: &Service) -> bool {
     service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref()) == Some("None")
@@ -128,7 +124,7 @@ fn follow_pods(informer: &Informer<Pod>, services: Store<Service>, queue: WorkQu
         for service in services.list_in(pods[0].metadata.namespace.as_deref().unwrap_or("")) {
             let Some(selector) = service_selector(&service) else { continue };
             if pods.iter().any(|pod| matches(selector, pod)) {
-                queue.add_after(Key::of(&*service), BATCH);
+                queue.add(Key::of(&*service));
             }
         }
     });

@@ -13,7 +13,7 @@ mod wire;
 mod write;
 
 pub use read::decode;
-pub(crate) use tables::WireTables;
+pub(crate) use tables::{Message, WireTables};
 pub use write::encode;
 
 use crate::meta::str_at;

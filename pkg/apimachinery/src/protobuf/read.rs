@@ -15,7 +15,7 @@ use crate::{Map, Value, gotime, json};
 /// set too; what is always printed and absent is for [`crate::default::normalise`] to add.
 pub fn decode(schema: &Schema, root: NodeId, raw: &[u8]) -> Result<Value, ProtoError> {
     let mut map = Map::new();
-    Decoder { schema, depth: 0 }.message(schema.wire().of(root), raw, &mut map)?;
+    Decoder { schema, depth: 0 }.message(schema.message(root), raw, &mut map)?;
     Ok(Value::Object(map))
 }
 
@@ -25,7 +25,7 @@ struct Decoder<'s> {
 }
 
 impl Decoder<'_> {
-    fn message(&mut self, message: &Message, raw: &[u8], map: &mut Map) -> Result<(), ProtoError> {
+    fn message(&mut self, message: Message<'_>, raw: &[u8], map: &mut Map) -> Result<(), ProtoError> {
         self.depth += 1;
         if self.depth > MAX_DEPTH {
             return Err(ProtoError::TooDeep);
@@ -38,8 +38,10 @@ impl Decoder<'_> {
                     let raw = reader.bytes(tag, "embedded message")?;
                     self.message(inner, raw, map)?;
                 }
-                Some(Target::Field { name, node, drops_zero }) => {
-                    self.field(&mut reader, tag, name, *node, *drops_zero, map)?;
+                Some(Target::Field(name, field)) => {
+                    // what is neither a pointer nor always printed
+                    let drops_zero = !field.pointer && !field.always;
+                    self.field(&mut reader, tag, name, field.node, drops_zero, map)?;
                 }
             }
         }
@@ -83,7 +85,7 @@ impl Decoder<'_> {
                     map.insert(name.into(), Value::Object(Map::new()));
                 }
                 if let Some(Value::Object(inner)) = map.get_mut(name) {
-                    self.message(self.schema.wire().of(id), raw, inner)?;
+                    self.message(self.schema.message(id), raw, inner)?;
                 }
             }
             _ => {
@@ -157,7 +159,7 @@ impl Decoder<'_> {
             (NodeKind::Object(_), _) => {
                 let raw = reader.bytes(tag, name)?;
                 let mut map = Map::new();
-                self.message(self.schema.wire().of(id), raw, &mut map)?;
+                self.message(self.schema.message(id), raw, &mut map)?;
                 Ok(Value::Object(map))
             }
             (NodeKind::List(list), _) => {

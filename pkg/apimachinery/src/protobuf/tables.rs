@@ -1,87 +1,151 @@
 //! The fields of messages by number, made from a schema once.
 
-use crate::schema::{NodeId, NodeKind, Schema};
+use crate::schema::{Field, NodeId, NodeKind, Schema};
 
-/// Per node of an arena, its message.
+/// The messages of a schema. In few blocks: they are made in the midst of requests and stay, and many small blocks among what
+/// requests allocate would keep that memory from being given back.
 #[derive(Debug, Default)]
 pub(crate) struct WireTables {
-    messages: Vec<Message>,
+    /// Those of every message, ascending by number.
+    fields: Vec<WireField>,
+    /// Where the fields of a message end, and those of the next begin: messages of nodes by the node's number, then those
+    /// that are embedded.
+    ends: Vec<u32>,
 }
 
-/// Fields of a message, ascending by number.
-#[derive(Debug, Default)]
-pub(super) struct Message {
-    pub(super) fields: Vec<WireField>,
+#[derive(Debug, Clone, Copy)]
+struct WireField {
+    number: u32,
+    place: Place,
 }
 
-#[derive(Debug)]
-pub(super) struct WireField {
-    pub(super) number: u32,
-    pub(super) target: Target,
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    /// Among the fields of the object, in order of their names.
+    Field(u32),
+    /// Among the messages.
+    Inline(u32),
 }
 
-#[derive(Debug)]
-pub(super) enum Target {
+/// The message of an object, or a part of one.
+#[derive(Clone, Copy)]
+pub(crate) struct Message<'s> {
+    tables: &'s WireTables,
+    fields: &'s [WireField],
+    object: &'s [(Box<str>, Field)],
+}
+
+/// What a number stands for.
+pub(super) enum Target<'s> {
     /// A field of the JSON object.
-    Field {
-        /// JSON name.
-        name: Box<str>,
-        /// Its type.
-        node: NodeId,
-        /// A zero is dropped when reading: the field is neither a pointer nor always printed.
-        drops_zero: bool,
-    },
+    Field(&'s str, &'s Field),
     /// A message whose fields are those of the JSON object around it.
-    Inline(Message),
+    Inline(Message<'s>),
+}
+
+/// A message while the tables are made.
+#[derive(Default)]
+struct Draft(Vec<(u32, DraftTarget)>);
+
+enum DraftTarget {
+    Field(u32),
+    Inline(Draft),
 }
 
 impl WireTables {
     pub(crate) fn new(schema: &Schema) -> Self {
-        let messages = schema
-            .iter()
-            .map(|(_, node)| {
-                let mut message = Message::default();
-                if let NodeKind::Object(object) = &node.kind {
-                    for (name, field) in object.fields.iter().filter(|(_, f)| f.proto != 0) {
-                        let target = Target::Field {
-                            name: name.into(),
-                            node: field.node,
-                            drops_zero: !field.pointer && !field.always,
-                        };
-                        let through: Vec<u32> =
-                            field.proto_inline.iter().copied().filter(|n| *n != 0).collect();
-                        message.insert(&through, WireField { number: field.proto, target });
-                    }
+        let mut tables = Self::default();
+        let mut embedded = Vec::new();
+        for (_, node) in schema.iter() {
+            let mut draft = Draft::default();
+            if let NodeKind::Object(object) = &node.kind {
+                let fields = object.fields.as_slice().iter().enumerate();
+                for (at, (_, field)) in fields.filter(|(_, (_, field))| field.proto != 0) {
+                    let through: Vec<u32> = field.proto_inline.iter().copied().filter(|n| *n != 0).collect();
+                    draft.insert(&through, field.proto, at as u32);
                 }
-                message
-            })
-            .collect();
-        Self { messages }
+            }
+            tables.add(draft, schema.len(), &mut embedded);
+        }
+        // what is embedded in these comes after them, and what is embedded in that after it
+        let mut next = 0;
+        while next < embedded.len() {
+            let draft = std::mem::take(&mut embedded[next]);
+            tables.add(draft, schema.len(), &mut embedded);
+            next += 1;
+        }
+        tables.fields.shrink_to_fit();
+        tables.ends.shrink_to_fit();
+        tables
     }
 
-    pub(super) fn of(&self, id: NodeId) -> &Message {
-        &self.messages[id.0 as usize]
+    /// Adds a message, and those in it to `embedded`, which are numbered from `first` on.
+    fn add(&mut self, draft: Draft, first: usize, embedded: &mut Vec<Draft>) {
+        for (number, target) in draft.0 {
+            let place = match target {
+                DraftTarget::Field(at) => Place::Field(at),
+                DraftTarget::Inline(inner) => {
+                    embedded.push(inner);
+                    Place::Inline((first + embedded.len() - 1) as u32)
+                }
+            };
+            self.fields.push(WireField { number, place });
+        }
+        self.ends.push(self.fields.len() as u32);
+    }
+
+    /// The message of a node of the schema that these tables are of.
+    pub(crate) fn of<'s>(&'s self, schema: &'s Schema, id: NodeId) -> Message<'s> {
+        let object = match &schema.node(id).kind {
+            NodeKind::Object(object) => object.fields.as_slice(),
+            _ => &[],
+        };
+        Message { tables: self, fields: self.fields(id.0), object }
+    }
+
+    fn fields(&self, message: u32) -> &[WireField] {
+        let at = message as usize;
+        let start = if at == 0 { 0 } else { self.ends[at - 1] };
+        &self.fields[start as usize..self.ends[at] as usize]
     }
 }
 
-impl Message {
-    fn insert(&mut self, through: &[u32], field: WireField) {
-        let Some((number, deeper)) = through.split_first() else {
-            let at = self.fields.partition_point(|f| f.number < field.number);
-            self.fields.insert(at, field);
+impl Draft {
+    /// Adds a field at a place of the object, in the message that the numbers of the outer ones lead to.
+    fn insert(&mut self, through: &[u32], number: u32, field: u32) {
+        let Some((outer, deeper)) = through.split_first() else {
+            let at = self.0.partition_point(|(n, _)| *n < number);
+            self.0.insert(at, (number, DraftTarget::Field(field)));
             return;
         };
-        let at = self.fields.partition_point(|f| f.number < *number);
-        if self.fields.get(at).is_none_or(|f| f.number != *number) {
-            self.fields.insert(at, WireField { number: *number, target: Target::Inline(Self::default()) });
+        let at = self.0.partition_point(|(n, _)| n < outer);
+        if self.0.get(at).is_none_or(|(n, _)| n != outer) {
+            self.0.insert(at, (*outer, DraftTarget::Inline(Self::default())));
         }
-        if let Target::Inline(inner) = &mut self.fields[at].target {
-            inner.insert(deeper, field);
+        if let DraftTarget::Inline(inner) = &mut self.0[at].1 {
+            inner.insert(deeper, number, field);
         }
     }
+}
 
-    pub(super) fn field(&self, number: u32) -> Option<&Target> {
-        let at = self.fields.binary_search_by_key(&number, |f| f.number).ok()?;
-        Some(&self.fields[at].target)
+impl<'s> Message<'s> {
+    /// Its fields with their numbers, ascending.
+    pub(super) fn fields(self) -> impl DoubleEndedIterator<Item = (u32, Target<'s>)> {
+        self.fields.iter().map(move |field| (field.number, self.target(*field)))
+    }
+
+    pub(super) fn field(self, number: u32) -> Option<Target<'s>> {
+        let at = self.fields.binary_search_by_key(&number, |field| field.number).ok()?;
+        Some(self.target(self.fields[at]))
+    }
+
+    fn target(self, field: WireField) -> Target<'s> {
+        match field.place {
+            Place::Field(at) => {
+                let (name, field) = &self.object[at as usize];
+                Target::Field(name, field)
+            }
+            Place::Inline(message) => Target::Inline(Self { fields: self.tables.fields(message), ..self }),
+        }
     }
 }

@@ -19,7 +19,7 @@ const FIRST_BUFFER: usize = 4096;
 pub fn encode(schema: &Schema, root: NodeId, value: &Value) -> Result<Vec<u8>, ProtoError> {
     let mut writer = Writer { schema, out: BackWriter::with_capacity(FIRST_BUFFER), depth: 0 };
     match value {
-        Value::Object(map) => writer.message(schema.wire().of(root), map)?,
+        Value::Object(map) => writer.message(schema.message(root), map)?,
         Value::Null => {}
         other => return Err(mismatch(other, "a message")),
     }
@@ -46,22 +46,22 @@ struct Writer<'s> {
 
 impl Writer<'_> {
     /// Fields are written last to first, see [`BackWriter`].
-    fn message(&mut self, message: &Message, map: &Map) -> Result<(), ProtoError> {
+    fn message(&mut self, message: Message<'_>, map: &Map) -> Result<(), ProtoError> {
         self.depth += 1;
         if self.depth > MAX_DEPTH {
             return Err(ProtoError::TooDeep);
         }
-        for field in message.fields.iter().rev() {
-            match &field.target {
-                Target::Field { name, node, .. } => match map.get(name.as_ref()) {
+        for (number, target) in message.fields().rev() {
+            match target {
+                Target::Field(name, field) => match map.get(name) {
                     None | Some(Value::Null) => {}
-                    Some(value) => self.field(field.number, *node, value)?,
+                    Some(value) => self.field(number, field.node, value)?,
                 },
                 Target::Inline(inner) => {
                     let end = self.out.len();
                     self.message(inner, map)?;
                     if self.out.len() > end {
-                        self.out.close(field.number, end);
+                        self.out.close(number, end);
                     }
                 }
             }
@@ -101,7 +101,7 @@ impl Writer<'_> {
             (NodeKind::Object(_), _) => match value {
                 Value::Object(map) => {
                     let end = self.out.len();
-                    self.message(self.schema.wire().of(id), map)?;
+                    self.message(self.schema.message(id), map)?;
                     self.out.close(number, end);
                     Ok(())
                 }

@@ -59,6 +59,11 @@ impl Fields {
         self.get(name).is_some()
     }
 
+    /// Names and fields, in order, by their places.
+    pub(crate) fn as_slice(&self) -> &[(Box<str>, Field)] {
+        &self.sorted
+    }
+
     /// Names and fields, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Field)> {
         self.sorted.iter().map(|(name, field)| (&**name, field))
