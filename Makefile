@@ -18,7 +18,7 @@ COMMIT = KUBEWRIGHT_COMMIT=$$(git rev-parse HEAD 2>/dev/null || true)
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
 
-.PHONY: packages-build packages-run packages-test packages-fuzz
+.PHONY: packages-build packages-run packages-test packages-fuzz packages-dist
 packages-build:
 	@hack/install-packages.sh build
 packages-run:
@@ -27,10 +27,17 @@ packages-test:
 	@hack/install-packages.sh build run test
 packages-fuzz:
 	@hack/install-packages.sh build fuzz
+packages-dist:
+	@hack/install-packages.sh build test dist
 
 .PHONY: build
 build: packages-build ## Release binaries of everything
 	$(COMMIT) cargo build --release --workspace --exclude e2e --exclude integration --exclude bench --exclude conformance
+
+DIST ?= kube-apiserver
+.PHONY: dist
+dist: packages-dist ## The API server, optimised after what it does under load (DIST="kube-apiserver kubewright")
+	$(COMMIT) hack/dist.sh $(TARGET) $(DIST)
 
 # What a cluster on this machine needs, which is less than everything.
 .PHONY: kubewright

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs the Debian packages that are missing: `build` (to compile), `run` (for a cluster), `test` (for the tests),
-# `clients` (for the JavaScript client), `fuzz` (for libFuzzer).
+# `clients` (for the JavaScript client), `fuzz` (for libFuzzer), `dist` (for builds after what a run has counted).
 set -eu
 packages() {
   case $1 in
@@ -9,7 +9,8 @@ packages() {
     test) echo etcd-server busybox-static python3-venv ;;
     clients) echo nodejs npm ;;
     fuzz) echo g++ ;;
-    *) echo "usage: $0 build|run|test|clients|fuzz..." >&2; exit 2 ;;
+    dist) echo llvm-19 ;;
+    *) echo "usage: $0 build|run|test|clients|fuzz|dist..." >&2; exit 2 ;;
   esac
 }
 missing=

@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use auth::UserInfo;
+use bench::pod;
 use component::http::full;
 use controlplane::StorageConfig;
 use futures::future::BoxFuture;
 use http_body_util::BodyExt as _;
 use integration::Cluster;
 use nix::sys::resource::{UsageWho, getrusage};
-use serde_json::{Value, json};
+use serde_json::json;
 
 /// The allocator of the server.
 #[global_allocator]
@@ -31,26 +32,6 @@ fn cpu() -> anyhow::Result<Duration> {
     let micros =
         |t: nix::sys::time::TimeVal| t.tv_sec().unsigned_abs() * 1_000_000 + t.tv_usec().unsigned_abs();
     Ok(Duration::from_micros(micros(usage.user_time()) + micros(usage.system_time())))
-}
-
-/// A pod as a Deployment's would be: about 4 KB as sent, twice that as stored.
-fn pod(i: usize) -> Value {
-    let env: Vec<Value> =
-        (0..24).map(|e| json!({"name": format!("VARIABLE_{e}"), "value": "v".repeat(40)})).collect();
-    let container = |name: &str| {
-        json!({"name": name, "image": "registry.example/app:v1", "env": env,
-               "ports": [{"containerPort": 8080, "name": "http"}],
-               "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"memory": "128Mi"}},
-               "readinessProbe": {"httpGet": {"path": "/ready", "port": 8080}, "periodSeconds": 5},
-               "volumeMounts": [{"name": "config", "mountPath": "/etc/app"}]})
-    };
-    json!({"apiVersion": "v1", "kind": "Pod",
-           "metadata": {"name": format!("pod-{i}"),
-                        "labels": {"app": format!("app-{}", i % 100), "tier": "web"},
-                        "annotations": {"note": "n".repeat(200)}},
-           "spec": {"automountServiceAccountToken": false, "nodeName": format!("node-{}", i % 50),
-                    "containers": [container("app"), container("sidecar")],
-                    "volumes": [{"name": "config", "configMap": {"name": "app"}}]}})
 }
 
 struct Bench {

@@ -154,7 +154,8 @@ impl Door {
     }
 }
 
-/// A connection that many requests are sent on.
+/// A connection that many requests are sent on; clones are the same connection.
+#[derive(Clone)]
 pub struct Http2 {
     sender: http2::SendRequest<Body>,
 }
@@ -162,11 +163,24 @@ pub struct Http2 {
 impl Http2 {
     /// Gets a path: the status, or an error when the connection takes no more requests.
     pub async fn get(&mut self, path: &str) -> anyhow::Result<StatusCode> {
-        let request = Request::get(format!("https://127.0.0.1{path}")).body(full(""))?;
-        let response = self.sender.send_request(request).await?;
+        let response = self.send("GET", path, &[], "").await?;
         let status = response.status();
         response.into_body().collect().await?;
         Ok(status)
+    }
+
+    /// Sends a request and waits for the head of its answer; an error when the connection takes no more requests.
+    pub async fn send(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> anyhow::Result<Response<Incoming>> {
+        let request = Request::builder().method(method).uri(format!("https://127.0.0.1{path}"));
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        self.sender.ready().await?;
+        Ok(self.sender.send_request(request.body(full(body.to_owned()))?).await?)
     }
 }
 
