@@ -34,10 +34,9 @@ packages-dist:
 build: packages-build ## Release binaries of everything
 	$(COMMIT) cargo build --release --workspace --exclude e2e --exclude integration --exclude bench --exclude conformance
 
-DIST ?= kube-apiserver
 .PHONY: dist
-dist: packages-dist ## The API server, optimised after what it does under load (DIST="kube-apiserver kubewright")
-	$(COMMIT) hack/dist.sh $(TARGET) $(DIST)
+dist: packages-dist ## The API server, optimised after what it does under load
+	$(COMMIT) hack/dist.sh $(TARGET)
 
 # What a cluster on this machine needs, which is less than everything.
 .PHONY: kubewright

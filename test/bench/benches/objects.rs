@@ -26,22 +26,11 @@ const ROUNDS: usize = 5;
 /// Each round takes about so long.
 const ROUND: Duration = Duration::from_millis(100);
 
-/// A pod as a Deployment's would be.
+/// The pod that others store, as it is once its namespace is known.
 fn pod() -> Value {
-    let env: Vec<Value> =
-        (0..24).map(|e| json!({"name": format!("VARIABLE_{e}"), "value": "v".repeat(40)})).collect();
-    let container = |name: &str| {
-        json!({"name": name, "image": "registry.example/app:v1", "env": env,
-               "ports": [{"containerPort": 8080, "name": "http"}],
-               "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"memory": "128Mi"}},
-               "readinessProbe": {"httpGet": {"path": "/ready", "port": 8080}, "periodSeconds": 5},
-               "volumeMounts": [{"name": "config", "mountPath": "/etc/app"}]})
-    };
-    json!({"apiVersion": "v1", "kind": "Pod",
-           "metadata": {"name": "pod", "namespace": "default", "labels": {"app": "app", "tier": "web"},
-                        "annotations": {"note": "n".repeat(200)}},
-           "spec": {"nodeName": "node", "containers": [container("app"), container("sidecar")],
-                    "volumes": [{"name": "config", "configMap": {"name": "app"}}]}})
+    let mut pod = bench::pod(0);
+    pod["metadata"]["namespace"] = "default".into();
+    pod.into()
 }
 
 /// Processor time of the process so far, in seconds.

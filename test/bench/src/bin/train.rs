@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail, ensure};
 use bench::pod;
 use futures::{StreamExt as _, TryStreamExt as _};
 use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
 use integration::etcd::Etcd;
 use integration::servers::{ApiServers, Door, Http2};
 use serde_json::{Value, json};
@@ -92,6 +93,13 @@ fn config_map(name: String, bytes: usize) -> String {
     .to_string()
 }
 
+/// What a path answers, as it comes.
+async fn get(connection: &mut Http2, path: &str, encoding: &str) -> anyhow::Result<Incoming> {
+    let answer = connection.send("GET", path, &[("accept", encoding)], "").await?;
+    ensure!(answer.status().is_success(), "{path}: {}", answer.status());
+    Ok(answer.into_body())
+}
+
 impl Load {
     async fn send(&self, i: usize, ask: Ask) -> anyhow::Result<()> {
         let mut connection = self.connections[i % self.connections.len()].clone();
@@ -99,8 +107,7 @@ impl Load {
         let answer = connection.send(method, &path, headers, &body).await?;
         let status = answer.status();
         let bytes = answer.into_body().collect().await?.to_bytes();
-        let text = || String::from_utf8_lossy(&bytes).into_owned();
-        ensure!(status.is_success(), "{method} {path}: {status} {}", text());
+        ensure!(status.is_success(), "{method} {path}: {status} {}", String::from_utf8_lossy(&bytes));
         Ok(())
     }
 
@@ -190,9 +197,7 @@ impl Load {
             if i % 10 == 0 {
                 connection = self.door.connect_http2().await?;
             }
-            let answer = connection.send("GET", &path, &[("accept", encoding)], "").await?;
-            ensure!(answer.status().is_success(), "{path}: {}", answer.status());
-            let mut body = answer.into_body();
+            let mut body = get(&mut connection, &path, encoding).await?;
             watches.spawn(async move {
                 // of what came before, as much as the text may begin in
                 let mut seen = Vec::new();
@@ -237,15 +242,10 @@ impl Load {
             let door = self.door.clone();
             informers.spawn(async move {
                 let mut connection = door.connect_http2().await?;
-                let headers = [("accept", encoding)];
                 let list = format!("{NAMESPACE}/pods?resourceVersion=0{selector}");
-                let answer = connection.send("GET", &list, &headers, "").await?;
-                ensure!(answer.status().is_success(), "{list}: {}", answer.status());
-                answer.into_body().collect().await?;
+                get(&mut connection, &list, encoding).await?.collect().await?;
                 let watch = format!("{NAMESPACE}/pods?watch=true&resourceVersion=0{selector}");
-                let answer = connection.send("GET", &watch, &headers, "").await?;
-                ensure!(answer.status().is_success(), "{watch}: {}", answer.status());
-                Ok(())
+                get(&mut connection, &watch, encoding).await.map(drop)
             });
         }
         while let Some(informer) = informers.join_next().await {
